@@ -1,0 +1,179 @@
+# Ondol's commands. `make` alone lists them. Every target can be run again; none asks a question.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# ---- what a user may set ------------------------------------------------------------------------------------------------
+LAB      ?= ondol
+TOPOLOGY ?= terraform/topology.yaml
+STAGES   ?= all
+SITE     ?= .ondol/$(LAB)
+REPORT   ?= target/report
+CHANGED_SINCE ?=
+
+# ---- where things are ---------------------------------------------------------------------------------------------------
+site     := $(abspath $(SITE))
+report   := $(abspath $(REPORT))
+stamps   := target/stamps
+release  := target/release
+venv     := target/ansible/2.19
+requirements := modules/collection/requirements/ansible-core-2.19.txt
+mirror   := $(abspath target/terraform/mirror)
+collections := $(abspath target/ansible/collections)
+version  := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+
+# Under sudo the build stays the caller's: a toolchain in a home directory is found, and target/ keeps its owner.
+caller      := $(if $(SUDO_USER),$(SUDO_USER),$(shell id -un))
+caller_home := $(shell getent passwd $(caller) | cut -d: -f6)
+as_caller   := $(if $(SUDO_USER),sudo -u $(caller) -H --) env "PATH=$(caller_home)/.cargo/bin:$(PATH)"
+cargo       := $(as_caller) cargo
+terraform   := $(shell PATH="$(PATH):/usr/local/bin:$(caller_home)/bin:$(caller_home)/.local/bin" command -v terraform)
+
+apt_build := gcc libc6-dev
+apt_lab   := systemd-container mmdebstrap iproute2 openssh-client python3-venv ca-certificates
+apt_test  := openssh-server chromium binutils sudo
+
+sources := $(shell find provider modules tests -name '*.rs' -o -name '*.proto' -o -name Cargo.toml -o -path '*/fixtures/*' -type f) Cargo.toml Cargo.lock
+say = @printf '\n\033[1m%s\033[0m\n' $(1)
+
+# Terraform and Ansible as `make lab` calls them; $(SITE)/env gives a person's shell the same.
+lab_env = LAB="$(LAB)" SITE="$(site)" TOPOLOGY="$(abspath $(TOPOLOGY))" REPORT="$(report)"
+in_site = . $(site)/env &&
+
+# ---- the commands -------------------------------------------------------------------------------------------------------
+.PHONY: help lab plan test check bench docs install lab-destroy build tools fmt
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+lab: root $(site)/env ## everything: tools, build, image, 40 VMs, every stage that exists, verification, report
+	$(call say,"Terraform: image$(comma) VMs$(comma) addresses$(comma) inventory")
+	@$(in_site) $(MAKE) --no-print-directory init && terraform -chdir=terraform/lab apply -auto-approve -input=false -compact-warnings -parallelism=40
+	$(call say,"Ansible: the stages$(comma) then verification")
+	@$(in_site) ansible-playbook playbooks/site.yml $(if $(filter-out all,$(STAGES)),--tags $(subst $(space),$(comma),$(foreach s,$(STAGES),stage$(s)) verify))
+	@printf '\n\033[1mDone.\033[0m  The page: %s\n       A shell: ondol-lab shell dns-server   (after: . %s)\n' "$(report)/index.html" "$(SITE)/env"
+
+plan: root $(site)/env ## what `make lab` would change in the VMs, addresses and inventory
+	@$(in_site) $(MAKE) --no-print-directory init && terraform -chdir=terraform/lab plan -input=false -compact-warnings
+
+lab-destroy: root $(release)/ondol-lab ## the lab and everything of it gone; downloads and images stay in /var/cache/ondol
+	@$(release)/ondol-lab --lab "$(LAB)" destroy --yes
+	@rm -rf "$(site)"
+	@echo "lab $(LAB) is gone"
+
+test: root apt-test build $(venv)/bin/ansible-playbook collection nextest ## every test, as CI runs it
+	$(call say,"Format$(comma) lint$(comma) generated documents")
+	@$(cargo) fmt --all --check
+	@$(cargo) clippy --workspace --all-targets --release --quiet -- -D warnings
+	@$(MAKE) --no-print-directory docs-check
+	$(call say,"Tests")
+	@$(test_env) $(nextest) run --workspace --release --profile ci
+
+check: nextest ## format, lint and unit tests: the quick loop
+	@$(cargo) fmt --all --check
+	@$(cargo) clippy --workspace --all-targets --quiet -- -D warnings
+	@$(nextest) run --workspace --lib --bins
+	@$(cargo) run --quiet --bin ondol-docs -- --check docs
+
+bench: root apt-test build $(venv)/bin/ansible-playbook collection ## measured figures and ratios, printed and in target/bench.json
+	@$(test_env) $(release)/ondol-bench --out target/bench.json
+
+docs: ## the generated reference in docs/
+	@$(cargo) run --quiet --release --bin ondol-docs -- docs
+	@$(cargo) run --quiet --release --bin ondol-module -- --write-docs modules/collection/plugins/modules
+
+docs-check:
+	@$(release)/ondol-docs --check docs
+
+install: build collection $(venv)/bin/ansible-playbook ## provider and collection for this user
+	@dir="$${HOME}/.terraform.d/plugins/$$(cat target/terraform/host)/ondol/ondol/$(version)/linux_$(goarch)"; mkdir -p "$$dir"; \
+	 install -m 0755 $(release)/terraform-provider-ondol "$$dir/terraform-provider-ondol_v$(version)"; echo "provider:   $$dir"
+	@$(venv)/bin/ansible-galaxy collection install --force --no-deps target/ondol-cloud-$(version).tar.gz
+
+# ---- the parts ----------------------------------------------------------------------------------------------------------
+comma := ,
+space := $(subst ,, )
+goarch := $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
+nextest := $(as_caller) $(if $(shell $(as_caller) cargo nextest --version 2>/dev/null),cargo nextest,$(abspath target/tools/bin/cargo-nextest) nextest)
+test_env := env "PATH=$(abspath $(venv))/bin:$(abspath $(release)):$(dir $(terraform)):$(PATH)" ONDOL_BIN_DIR="$(abspath $(release))" ONDOL_ANSIBLE_BIN="$(abspath $(venv))/bin"
+
+.PHONY: root need-cargo need-terraform apt-build apt-lab apt-test collection nextest init docs-check
+root:
+	@test "$$(id -u)" = 0 || { echo "this needs root, for network namespaces and mounts: sudo make $(MAKECMDGOALS)"; exit 1; }
+
+need-cargo:
+	@$(as_caller) which cargo >/dev/null || { echo "cargo is missing. Install Rust 1.90 or newer with rustup (as $(caller)), so that '$(caller_home)/.cargo/bin/cargo' or a cargo on PATH exists, then run this again."; exit 1; }
+
+need-terraform:
+	@test -n "$(terraform)" || { echo "terraform is missing. Put the terraform binary, 1.11 or newer, on PATH (for example in /usr/local/bin), then run this again."; exit 1; }
+
+# Asks dpkg first, so that a machine that has everything needs no network.
+define apt_install
+	@missing=(); for p in $(1); do dpkg-query -W -f='$${db:Status-Abbrev}' "$$p" 2>/dev/null | grep -q '^ii' || missing+=("$$p"); done; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+	  [ "$$(id -u)" = 0 ] || { echo "missing packages: $${missing[*]} — install them, or run this with sudo"; exit 1; }; \
+	  echo "installing $${missing[*]}"; export DEBIAN_FRONTEND=noninteractive; \
+	  for try in 1 2 3; do apt-get -qq update && apt-get -qq install -y --no-install-recommends "$${missing[@]}" >/dev/null && exit 0; sleep 5; done; \
+	  echo "apt-get could not install: $${missing[*]}"; exit 1; fi
+endef
+apt-build: ; $(call apt_install,$(apt_build))
+apt-lab: ; $(call apt_install,$(apt_lab))
+apt-test: ; $(call apt_install,$(apt_build) $(apt_lab) $(apt_test))
+
+# The caller owns target/, so that a later build without sudo works.
+target:
+	@$(as_caller) mkdir -p $(stamps)
+
+build: need-cargo apt-build | target
+	@$(cargo) build --workspace --release --bins --quiet
+	@$(MAKE) --no-print-directory $(mirror)/.provider
+
+nextest: need-cargo apt-build | target
+	@$(as_caller) cargo nextest --version >/dev/null 2>&1 || test -x target/tools/bin/cargo-nextest || \
+	 { echo "building cargo-nextest, once"; $(cargo) install --quiet --locked cargo-nextest --root target/tools; }
+
+$(release)/ondol-lab: $(sources) | need-cargo apt-build target
+	@$(cargo) build --release --bin ondol-lab --quiet && touch $@
+
+# Terraform's directory for local providers is named after its default registry's host: ask terraform for that name.
+target/terraform/host: | need-terraform target
+	@mkdir -p target/terraform/probe
+	@printf 'terraform {\n  required_providers {\n    ondol = { source = "ondol/ondol" }\n  }\n}\n' > target/terraform/probe/main.tf
+	@touch target/terraform/empty.rc
+	@TF_CLI_CONFIG_FILE=$(abspath target/terraform/empty.rc) $(terraform) -chdir=target/terraform/probe providers | sed -n 's:.*\[\(.*\)/ondol/ondol\].*:\1:p' | head -n 1 > $@
+	@test -s $@ || { echo "terraform did not tell its provider host"; exit 1; }
+
+$(mirror)/.provider: $(release)/terraform-provider-ondol target/terraform/host
+	@dir="$(mirror)/$$(cat target/terraform/host)/ondol/ondol/$(version)/linux_$(goarch)"; mkdir -p "$$dir"; \
+	 install -m 0755 $(release)/terraform-provider-ondol "$$dir/terraform-provider-ondol_v$(version)"
+	@touch $@
+
+$(venv)/bin/ansible-playbook: $(requirements) | apt-lab target
+	@echo "installing Ansible ($(requirements)) in $(venv)"
+	@rm -rf $(venv) && /usr/bin/python3 -m venv $(venv) && $(venv)/bin/pip install --quiet --disable-pip-version-check -r $(requirements)
+	@touch $@
+
+collection: build
+	@modules/collection/build $(release)/ondol-module target
+
+# One directory per lab: Terraform's state, keys, inventory, and the environment that Terraform and Ansible need.
+$(site)/env: FORCE | need-terraform apt-lab build collection $(venv)/bin/ansible-playbook
+	@mkdir -p -m 0700 $(site)
+	@test -f $(site)/id_ed25519 || ssh-keygen -q -t ed25519 -N '' -C "ondol lab $(LAB)" -f $(site)/id_ed25519
+	@printf 'provider_installation {\n  filesystem_mirror {\n    path = "%s"\n  }\n}\n' "$(mirror)" > $(site)/terraformrc
+	@{ echo '# The environment of this lab for a shell: . $(SITE)/env'; \
+	   echo 'export PATH="$(abspath $(venv))/bin:$(abspath $(release)):$(dir $(terraform)):$$PATH"'; \
+	   echo 'export ONDOL_LAB="$(LAB)"'; \
+	   echo 'export TF_CLI_CONFIG_FILE="$(site)/terraformrc" TF_DATA_DIR="$(site)/terraform" TF_IN_AUTOMATION=1'; \
+	   echo 'export TF_VAR_lab="$(LAB)" TF_VAR_site_dir="$(site)" TF_VAR_topology="$(abspath $(TOPOLOGY))"'; \
+	   echo 'export ANSIBLE_CONFIG="$(abspath playbooks)/ansible.cfg" ANSIBLE_INVENTORY="$(site)/inventory.yml"'; \
+	   echo 'export ANSIBLE_COLLECTIONS_PATH="$(collections)" ONDOL_REPORT="$(report)"'; } > $@
+
+# A locally built provider has no published checksum, so the lock file is made anew each time.
+init:
+	@rm -f terraform/lab/.terraform.lock.hcl
+	@terraform -chdir=terraform/lab init -input=false -reconfigure -backend-config="path=$(site)/terraform.tfstate" >$(site)/init.log 2>&1 || { cat $(site)/init.log; exit 1; }
+
+.PHONY: FORCE
+FORCE:

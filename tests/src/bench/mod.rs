@@ -1,0 +1,8 @@
+//! What `make bench` measures. Each function returns figures; none judges them.
+
+pub mod ansible;
+pub mod delay;
+pub mod figure;
+pub mod machine;
+pub mod provider;
+pub mod site;

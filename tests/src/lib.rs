@@ -1,0 +1,10 @@
+//! The harness of the whole-system tests: a site of its own on the lab engine, driven by the commands a user types.
+//!
+//! It holds no expectation about the product: those are in `tests/`.
+
+pub mod bench;
+pub mod plan;
+pub mod site;
+pub mod traces;
+
+pub use site::Site;

@@ -1,0 +1,164 @@
+//! A whole site for a test: its own lab, state, keys, topology and report, made and removed by the repository's Makefile.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// A site whose lab is called `name`. Dropping it destroys the lab, so that a failed test leaves nothing behind.
+#[derive(Debug)]
+pub struct Site {
+    name: String,
+    directory: PathBuf,
+    keep: bool,
+}
+
+impl Site {
+    /// A new site from the specification's topology. A lab of the same name, left by an interrupted run, is destroyed first.
+    pub fn new(name: &str) -> Result<Self> {
+        let site = Site::at(name);
+        site.make(&["lab-destroy"])?;
+        fs::create_dir_all(&site.directory).context("create the site's directory")?;
+        fs::copy(
+            repository().join("terraform/topology.yaml"),
+            site.topology(),
+        )
+        .context("copy the topology")?;
+        Ok(site)
+    }
+
+    fn at(name: &str) -> Self {
+        let directory = repository().join("target/sites").join(name);
+        Site {
+            name: name.to_owned(),
+            directory,
+            keep: false,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The topology that this site is built from: the test's own copy, to edit.
+    pub fn topology(&self) -> PathBuf {
+        self.directory.with_extension("topology.yaml")
+    }
+
+    pub fn report(&self) -> PathBuf {
+        self.directory.with_extension("report")
+    }
+
+    /// Replaces one piece of the topology's text, which must be there exactly once.
+    pub fn edit_topology(&self, from: &str, to: &str) -> Result<()> {
+        let text = fs::read_to_string(self.topology()).context("read the topology")?;
+        ensure!(
+            text.matches(from).count() == 1,
+            "{from:?} is not in the topology exactly once"
+        );
+        fs::write(self.topology(), text.replace(from, to)).context("write the topology")
+    }
+
+    /// `make TARGETS` for this site, as a user types it. Fails, with all it printed, unless it exits with 0.
+    pub fn make(&self, targets: &[&str]) -> Result<String> {
+        let mut command = Command::new("make");
+        command
+            .arg("--no-print-directory")
+            .args(targets)
+            .arg(format!("LAB={}", self.name))
+            .arg(format!("SITE={}", self.directory.display()))
+            .arg(format!("TOPOLOGY={}", self.topology().display()))
+            .arg(format!("REPORT={}", self.report().display()))
+            .env_remove("MAKEFLAGS")
+            .env_remove("MAKELEVEL")
+            .current_dir(repository());
+        succeeded(command)
+    }
+
+    /// A program in the environment that `make lab` leaves in the site's `env` file.
+    pub fn command(&self, script: &str) -> Command {
+        let mut command = Command::new("bash");
+        command
+            .args([
+                "-euc",
+                &format!(". {}/env; {script}", self.directory.display()),
+            ])
+            .current_dir(repository())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a shell line in the site's environment, whatever it exits with.
+    pub fn run(&self, script: &str) -> Result<Output> {
+        self.command(script)
+            .output()
+            .with_context(|| format!("run {script}"))
+    }
+
+    /// Runs a shell line in the site's environment and gives what it printed; fails unless it exits with 0.
+    pub fn must(&self, script: &str) -> Result<String> {
+        succeeded(self.command(script))
+    }
+
+    /// Terraform's plan as `terraform show -json` prints it.
+    pub fn plan(&self) -> Result<Value> {
+        let file = self.directory.join("test.tfplan");
+        self.must(&format!(
+            "terraform -chdir=terraform/lab plan -input=false -no-color -out={0} >/dev/null && terraform -chdir=terraform/lab show -json {0}",
+            file.display()
+        ))
+        .and_then(|text| serde_json::from_str(&text).context("parse the plan"))
+    }
+
+    pub fn apply(&self) -> Result<String> {
+        self.must("terraform -chdir=terraform/lab apply -auto-approve -input=false -no-color -parallelism=40")
+    }
+
+    /// What a command printed in a VM, run as root in it.
+    pub fn shell(&self, vm: &str, command: &str) -> Result<String> {
+        self.must(&format!("ondol-lab shell {vm} -- sh -c {}", quote(command)))
+    }
+
+    /// Leaves the lab for a later look at it.
+    pub fn keep(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if !self.keep
+            && let Err(error) = self.make(&["lab-destroy"])
+        {
+            eprintln!("destroy lab {}: {error:#}", self.name);
+        }
+    }
+}
+
+/// The root of this repository, where the Makefile is.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests crate lies in the repository")
+}
+
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn succeeded(mut command: Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("run {command:?}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{command:?} ended with {}\n{stdout}\n{stderr}",
+        output.status
+    );
+    Ok(stdout)
+}
