@@ -11,7 +11,6 @@ TOPOLOGY ?= terraform/topology.yaml
 STAGES   ?= all
 SITE     ?= .ondol/$(LAB)
 REPORT   ?= target/report
-CHANGED_SINCE ?=
 
 # ---- where things are ---------------------------------------------------------------------------------------------------
 site     := $(abspath $(SITE))
@@ -21,7 +20,7 @@ release  := target/release
 venv     := target/ansible/2.19
 requirements := modules/collection/requirements/ansible-core-2.19.txt
 mirror   := $(abspath target/terraform/mirror)
-collections := $(abspath target/ansible/collections)
+collections := $(abspath target/ansible)
 version  := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 # Under sudo the build stays the caller's: a toolchain in a home directory is found, and target/ keeps its owner.
@@ -39,7 +38,6 @@ sources := $(shell find provider modules tests -name '*.rs' -o -name '*.proto' -
 say = @printf '\n\033[1m%s\033[0m\n' $(1)
 
 # Terraform and Ansible as `make lab` calls them; $(SITE)/env gives a person's shell the same.
-lab_env = LAB="$(LAB)" SITE="$(site)" TOPOLOGY="$(abspath $(TOPOLOGY))" REPORT="$(report)"
 in_site = . $(site)/env &&
 
 # ---- the commands -------------------------------------------------------------------------------------------------------
@@ -81,7 +79,7 @@ bench: root apt-test build $(venv)/bin/ansible-playbook collection ## measured f
 
 docs: ## the generated reference in docs/
 	@$(cargo) run --quiet --release --bin ondol-docs -- docs
-	@$(cargo) run --quiet --release --bin ondol-module -- --write-docs modules/collection/plugins/modules
+	@$(cargo) run --quiet --release --bin ondol-module -- --write-collection modules/collection
 
 docs-check:
 	@$(release)/ondol-docs --check docs
@@ -89,7 +87,7 @@ docs-check:
 install: build collection $(venv)/bin/ansible-playbook ## provider and collection for this user
 	@dir="$${HOME}/.terraform.d/plugins/$$(cat target/terraform/host)/ondol/ondol/$(version)/linux_$(goarch)"; mkdir -p "$$dir"; \
 	 install -m 0755 $(release)/terraform-provider-ondol "$$dir/terraform-provider-ondol_v$(version)"; echo "provider:   $$dir"
-	@$(venv)/bin/ansible-galaxy collection install --force --no-deps target/ondol-cloud-$(version).tar.gz
+	@$(venv)/bin/ansible-galaxy collection install --force --no-deps $(collections)/ondol-cloud-$(version).tar.gz
 
 # ---- the parts ----------------------------------------------------------------------------------------------------------
 comma := ,
@@ -98,7 +96,7 @@ goarch := $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
 nextest := $(as_caller) $(if $(shell $(as_caller) cargo nextest --version 2>/dev/null),cargo nextest,$(abspath target/tools/bin/cargo-nextest) nextest)
 test_env := env "PATH=$(abspath $(venv))/bin:$(abspath $(release)):$(dir $(terraform)):$(PATH)" ONDOL_BIN_DIR="$(abspath $(release))" ONDOL_ANSIBLE_BIN="$(abspath $(venv))/bin"
 
-.PHONY: root need-cargo need-terraform apt-build apt-lab apt-test collection nextest init docs-check
+.PHONY: root need-cargo need-terraform apt-build apt-lab apt-test collection nextest init docs-check site-env
 root:
 	@test "$$(id -u)" = 0 || { echo "this needs root, for network namespaces and mounts: sudo make $(MAKECMDGOALS)"; exit 1; }
 
@@ -154,8 +152,8 @@ $(venv)/bin/ansible-playbook: $(requirements) | apt-lab target
 	@rm -rf $(venv) && /usr/bin/python3 -m venv $(venv) && $(venv)/bin/pip install --quiet --disable-pip-version-check -r $(requirements)
 	@touch $@
 
-collection: build
-	@modules/collection/build $(release)/ondol-module target
+collection: build $(venv)/bin/ansible-playbook
+	@ANSIBLE_GALAXY=$(abspath $(venv))/bin/ansible-galaxy modules/collection/build $(release)/ondol-module $(collections) >/dev/null
 
 # One directory per lab: Terraform's state, keys, inventory, and the environment that Terraform and Ansible need.
 $(site)/env: FORCE | need-terraform apt-lab build collection $(venv)/bin/ansible-playbook
@@ -169,6 +167,10 @@ $(site)/env: FORCE | need-terraform apt-lab build collection $(venv)/bin/ansible
 	   echo 'export TF_VAR_lab="$(LAB)" TF_VAR_site_dir="$(site)" TF_VAR_topology="$(abspath $(TOPOLOGY))"'; \
 	   echo 'export ANSIBLE_CONFIG="$(abspath playbooks)/ansible.cfg" ANSIBLE_INVENTORY="$(site)/inventory.yml"'; \
 	   echo 'export ANSIBLE_COLLECTIONS_PATH="$(collections)" ONDOL_REPORT="$(report)"'; } > $@
+
+# The site's environment and Terraform's working directory, without applying anything.
+site-env: root $(site)/env
+	@$(in_site) $(MAKE) --no-print-directory init
 
 # A locally built provider has no published checksum, so the lock file is made anew each time.
 init:

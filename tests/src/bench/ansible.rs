@@ -69,7 +69,7 @@ fn per_task_ms(directory: &Path, address: SocketAddr, task: &str) -> Result<f64>
             .env("ANSIBLE_CONFIG", repository().join("playbooks/ansible.cfg"))
             .env(
                 "ANSIBLE_COLLECTIONS_PATH",
-                repository().join("target/ansible/collections"),
+                repository().join("target/ansible"),
             )
             .stdin(Stdio::null())
             .output()

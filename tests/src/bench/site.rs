@@ -14,7 +14,7 @@ pub fn site() -> Result<Vec<Figure>> {
     let site = Site::new("bench")?;
     site.make(&["site-env"])?;
     site.must(
-        "terraform -chdir=terraform/lab apply -auto-approve -input=false -target=module.image",
+        "terraform -chdir=terraform/lab apply -auto-approve -input=false -target=ondol_golden_image.base",
     )?;
 
     let watch = Watch::start();

@@ -1,0 +1,62 @@
+//! The list of modules in this binary. Adding a module means adding its line here and regenerating the collection's
+//! files with `ondol-module --write-collection modules/collection`.
+
+use ondol_kit::Entry;
+
+/// Sorted by name.
+pub(crate) const MODULES: &[Entry] = &[
+    Entry::probe::<ondol_host::facts::Facts>(),
+    Entry::module::<ondol_host::identity::HostIdentity>(),
+    Entry::module::<ondol_netplan::Netplan>(),
+    Entry::probe::<ondol_host::reachability::Reachability>(),
+    Entry::probe::<ondol_report::ReportModule>(),
+];
+
+pub(crate) fn find(name: &str) -> Option<&'static Entry> {
+    let name = name.strip_prefix("ondol.cloud.").unwrap_or(name);
+    MODULES.iter().find(|entry| entry.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sorted_and_differ() {
+        let names: Vec<&str> = MODULES.iter().map(|entry| entry.name).collect();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(names, sorted);
+    }
+
+    #[test]
+    fn no_schema_promises_a_rule_that_the_kit_does_not_enforce() {
+        for entry in MODULES {
+            let found = ondol_kit::unsupported_keywords(&entry.schema());
+            assert_eq!(found, [""; 0], "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn no_answer_uses_a_reserved_key() {
+        for entry in MODULES {
+            let schema = entry.answer_schema().unwrap_or_default();
+            let keys = schema.pointer("/properties").and_then(|it| it.as_object());
+            for key in keys.into_iter().flat_map(|map| map.keys()) {
+                assert!(
+                    !ondol_kit::RESERVED.contains(&key.as_str()),
+                    "{}: {key}",
+                    entry.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_module_is_found_with_and_without_the_collection() {
+        assert!(find("facts").is_some());
+        assert!(find("ondol.cloud.facts").is_some());
+        assert!(find("other.cloud.facts").is_none());
+    }
+}

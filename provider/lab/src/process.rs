@@ -1,0 +1,262 @@
+//! Finding and ending the processes of VMs. The machine's process table is the only source: no pid is ever written down.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::error::{Error, Result};
+
+/// `systemd-nspawn` as the kernel shortens names: it fits.
+const SUPERVISOR: &str = "systemd-nspawn";
+
+/// A process that cannot be mistaken for a later one with the same pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub pid: i32,
+    /// Clock ticks since the machine booted.
+    pub started: u64,
+}
+
+/// A running `systemd-nspawn` and what it says of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Supervisor {
+    pub process: Process,
+    parent: i32,
+    arguments: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    parent: i32,
+    started: u64,
+}
+
+/// The fields of `/proc/PID/stat` (proc(5)) that matter here. The second field may hold anything, parentheses included.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+impl Process {
+    fn find(pid: i32) -> Option<Self> {
+        let stat = stat(pid)?;
+        (!matches!(stat.state, 'Z' | 'X')).then_some(Self {
+            pid,
+            started: stat.started,
+        })
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        Self::find(self.pid) == Some(*self)
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        let now = fs::read_to_string("/proc/uptime")
+            .ok()
+            .and_then(|text| text.split('.').next()?.parse::<u64>().ok());
+        // The kernel has counted 100 ticks a second towards user space on every architecture since 2.6.
+        Duration::from_secs(now.unwrap_or(0).saturating_sub(self.started / 100))
+    }
+
+    /// Capabilities that the process and its children can never gain, of those that we could pass on: a bit each.
+    pub(crate) fn forbidden_capabilities(&self) -> Result<u64> {
+        Ok(bounding_set("self")? & !bounding_set(&self.pid.to_string())?)
+    }
+
+    fn signal(&self, number: i32) -> Result<()> {
+        if !self.is_alive() {
+            return Ok(());
+        }
+        // SAFETY: kill(2) takes plain numbers. nix has no type for real-time signals.
+        if unsafe { libc::kill(self.pid, number) } == 0 || Errno::last() == Errno::ESRCH {
+            return Ok(());
+        }
+        Err(Error::io(
+            format!("send signal {number} to process {}", self.pid),
+            Errno::last(),
+        ))
+    }
+
+    pub(crate) fn kill(&self) -> Result<()> {
+        self.signal(libc::SIGKILL)
+    }
+
+    /// Asks systemd, if this is its process 1, to power off (systemd(1), SIGNALS).
+    pub(crate) fn power_off(&self) -> Result<()> {
+        self.signal(libc::SIGRTMIN() + 4)
+    }
+
+    /// Whether it ended before the deadline.
+    pub(crate) fn wait_gone(&self, deadline: Instant) -> bool {
+        while self.is_alive() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+}
+
+impl Supervisor {
+    fn argument(&self, name: &str) -> Option<&str> {
+        self.arguments
+            .iter()
+            .find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    pub(crate) fn machine(&self) -> &str {
+        self.argument("--machine").unwrap_or_default()
+    }
+
+    pub(crate) fn is_of(&self, machine: &str, root: &Path) -> bool {
+        self.machine() == machine
+            && self
+                .argument("--directory")
+                .is_some_and(|dir| Path::new(dir) == root)
+    }
+
+    /// The container's process 1; `None` while it has not begun or when it just ended.
+    pub(crate) fn leader(&self) -> Option<Process> {
+        children(self.process.pid).into_iter().find_map(|child| {
+            let process = Process::find(child)?;
+            let arguments = arguments(child)?;
+            // Until they turn into the container's init, nspawn's children look like nspawn itself.
+            (arguments != self.arguments && !arguments.is_empty()).then_some(process)
+        })
+    }
+}
+
+fn bounding_set(process: &str) -> Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let text =
+        fs::read_to_string(&path).map_err(|error| Error::io(format!("read {path}"), error))?;
+    let set = text
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapBnd:")?.trim(), 16).ok());
+    Ok(set.expect("the kernel has said CapBnd since 2.6.26"))
+}
+
+/// All containers that run on the machine, ours and others'.
+pub(crate) fn supervisors() -> Result<Vec<Supervisor>> {
+    let found: Vec<Supervisor> = pids()?.into_iter().filter_map(supervisor).collect();
+    let is_child = |one: &Supervisor| {
+        found
+            .iter()
+            .any(|other| other.process.pid == one.parent && other.arguments == one.arguments)
+    };
+    Ok(found.iter().filter(|one| !is_child(one)).cloned().collect())
+}
+
+/// The process if it is a systemd-nspawn that lives.
+pub(crate) fn supervisor(pid: i32) -> Option<Supervisor> {
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    if comm.trim_end() != SUPERVISOR {
+        return None;
+    }
+    let process = Process::find(pid)?;
+    Some(Supervisor {
+        process,
+        parent: stat(pid)?.parent,
+        arguments: arguments(pid)?,
+    })
+}
+
+fn pids() -> Result<Vec<i32>> {
+    let entries =
+        fs::read_dir("/proc").map_err(|error| Error::io("list processes in /proc", error))?;
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect())
+}
+
+fn arguments(pid: i32) -> Option<Vec<String>> {
+    let text = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(
+        text.split(|byte| *byte == 0)
+            .filter(|word| !word.is_empty())
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect(),
+    )
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
+        Ok(text) => text
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .collect(),
+        // A kernel without CONFIG_PROC_CHILDREN: ask every process for its parent.
+        Err(_) => pids()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|child| stat(*child).is_some_and(|stat| stat.parent == pid))
+            .collect(),
+    }
+}
+
+/// Kills the processes and waits for them, at most five seconds. Answers with those that still live.
+pub(crate) fn kill_all(pids: &[i32]) -> Vec<i32> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let processes: Vec<Process> = pids.iter().filter_map(|pid| Process::find(*pid)).collect();
+    for process in &processes {
+        if let Err(error) = kill(Pid::from_raw(process.pid), Signal::SIGKILL)
+            && error != Errno::ESRCH
+        {
+            tracing::warn!(pid = process.pid, %error, "kill a process of a VM");
+        }
+    }
+    processes
+        .into_iter()
+        .filter(|process| !process.wait_gone(deadline))
+        .map(|process| process.pid)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_whose_name_holds_parentheses_is_still_read_right() {
+        let text = "42 (a) R (b)) S 7 42 42 0 -1 4194560 100 0 0 0 1 2 0 0 20 0 1 0 987654 1000 200 18446744073709551615";
+        assert_eq!(
+            parse_stat(text),
+            Some(Stat {
+                state: 'S',
+                parent: 7,
+                started: 987_654
+            })
+        );
+        assert_eq!(parse_stat("42 (a"), None);
+    }
+
+    #[test]
+    fn this_process_is_alive_and_a_later_one_with_its_pid_would_not_be_taken_for_it() {
+        let this = Process::find(i32::try_from(std::process::id()).expect("pids are small"))
+            .expect("alive");
+        assert!(this.is_alive());
+        assert!(
+            !Process {
+                started: this.started + 1,
+                ..this
+            }
+            .is_alive()
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! The hypervisors. One file each.
+
+pub mod lab;

@@ -1,0 +1,3 @@
+//! The provider's functions. One file each.
+
+pub mod topology;

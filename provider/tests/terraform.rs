@@ -1,0 +1,473 @@
+//! The provider under real Terraform, with VMs in a lab of their own.
+//!
+//! Needs root, terraform, systemd-nspawn and a golden image, which is built on first use and cached.
+
+mod site;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use site::{Site, eventually, possible, provider_of};
+
+const TWO_VMS: &str = include_str!("site/main.tf");
+
+fn one_vm() -> String {
+    TWO_VMS.replace(
+        "    web-02 = { host = \"srv-02\", address = \"192.168.10.31\" }\n",
+        "",
+    )
+}
+
+#[track_caller]
+fn nothing_to_do(site: &Site) {
+    assert_eq!(site.plan(), [""; 0]);
+}
+
+#[test]
+fn a_site_is_built_changed_and_mended() {
+    if !possible() {
+        return;
+    }
+    let site = Site::new("site", TWO_VMS);
+    site.apply().success();
+    nothing_to_do(&site);
+    for (vm, address) in [("web-01", "192.168.10.29"), ("web-02", "192.168.10.31")] {
+        assert!(site.answers(address), "{address}");
+        assert_eq!(site.guest(vm, "hostname"), vm);
+        assert_eq!(
+            site.guest(vm, "stat -c '%a %U' /etc/netplan/60-ondol.yaml"),
+            "600 root"
+        );
+    }
+    let inventory = std::fs::read_to_string(site.path("inventory/hosts.yml")).unwrap();
+    assert!(
+        inventory.contains("ansible_host: 192.168.10.29"),
+        "{inventory}"
+    );
+    let mode = |name: &str| {
+        std::fs::metadata(site.path(name))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    assert_eq!(
+        (mode("inventory/hosts.yml"), mode("inventory/known_hosts")),
+        (0o644, 0o600)
+    );
+
+    an_edited_address_moves_that_guest_only(&site);
+    drift_in_a_guest_is_seen_and_mended(&site);
+    a_killed_host_is_planned_back_to_running(&site);
+    a_vm_is_changed_in_place(&site);
+
+    site.terraform(&["destroy", "-auto-approve"]).success();
+    assert_eq!(site.lab().list().unwrap().len(), 0);
+    assert!(!site.path("inventory/hosts.yml").exists());
+}
+
+fn an_edited_address_moves_that_guest_only(site: &Site) {
+    site.edit("192.168.10.29", "192.168.10.77");
+    let plan = site.plan_json();
+    assert_eq!(
+        site.plan(),
+        [
+            "update ondol_ansible_inventory.site",
+            "update ondol_netplan.vm[\"web-01\"]"
+        ]
+    );
+    let changed: Vec<String> = site
+        .difference(&plan, "ondol_netplan.vm[\"web-01\"]")
+        .into_iter()
+        .map(|(name, ..)| name)
+        .collect();
+    assert_eq!(
+        changed,
+        ["address", "ethernets", "file_sha256", "running_addresses"]
+    );
+    site.apply().success();
+    assert!(site.answers("192.168.10.77"));
+    assert!(!site.answers("192.168.10.29"));
+    nothing_to_do(site);
+}
+
+fn drift_in_a_guest_is_seen_and_mended(site: &Site) {
+    let address = "ondol_netplan.vm[\"web-01\"]";
+    let damages: [(&str, &str, &str); 4] = [
+        (
+            "echo '# tampered' >> /etc/netplan/60-ondol.yaml",
+            "file_sha256",
+            "grep -c 'tampered' /etc/netplan/60-ondol.yaml || true",
+        ),
+        (
+            "chmod 644 /etc/netplan/60-ondol.yaml",
+            "drift",
+            "stat -c %a /etc/netplan/60-ondol.yaml",
+        ),
+        ("hostnamectl set-hostname evil", "hostname", "hostname"),
+        (
+            "ip address del 192.168.10.77/24 dev enp0s3; ip address add 192.168.10.99/24 dev enp0s3",
+            "running_addresses",
+            "ip -4 -o address show dev enp0s3 | grep -c 192.168.10.99 || true",
+        ),
+    ];
+    let mended = ["0", "600", "web-01", "0"];
+    for ((damage, attribute, look), expected) in damages.into_iter().zip(mended) {
+        site.guest("web-01", damage);
+        let plan = site.plan_json();
+        let seen = site.difference(&plan, address);
+        assert!(
+            seen.iter().any(|(name, ..)| name == attribute),
+            "{damage}: {seen:?}"
+        );
+        let drift = seen.iter().find(|(name, ..)| name == "drift");
+        if attribute != "hostname" {
+            assert_eq!(
+                drift.map(|(_, _, after)| after),
+                Some(&json!([])),
+                "{damage}: {seen:?}"
+            );
+        }
+        site.apply().success();
+        assert_eq!(site.guest("web-01", look), expected, "{damage}");
+        nothing_to_do(site);
+    }
+}
+
+fn a_killed_host_is_planned_back_to_running(site: &Site) {
+    site.lab().kill("srv-01").unwrap();
+    let plan = site.plan_json();
+    assert_eq!(
+        site.difference(&plan, "ondol_vm.vm[\"web-01\"]"),
+        [("state".to_owned(), json!("stopped"), json!("running"))]
+    );
+    assert_eq!(site.plan(), ["update ondol_vm.vm[\"web-01\"]"]);
+    site.apply().success();
+    assert!(eventually(Duration::from_secs(30), || site.answers("192.168.10.77")));
+    nothing_to_do(site);
+}
+
+fn a_vm_is_changed_in_place(site: &Site) {
+    let id = site.attribute("ondol_vm.vm[\"web-01\"]", "id");
+    site.edit(
+        "  memory_mib = 256\n",
+        "  memory_mib = 320\n  disks = { data = { size_mib = 64 } }\n",
+    );
+    assert_eq!(
+        site.plan(),
+        [
+            "update ondol_vm.vm[\"web-01\"]",
+            "update ondol_vm.vm[\"web-02\"]"
+        ]
+    );
+    site.apply().success();
+    assert_eq!(site.attribute("ondol_vm.vm[\"web-01\"]", "id"), id);
+    assert!(site.answers("192.168.10.77"));
+    nothing_to_do(site);
+    site.edit("size_mib = 64", "size_mib = 32");
+    site.terraform(&["plan"]).failure().says(&[
+        "disks[\"data\"].size_mib cannot become 32",
+        "a disk can only grow",
+    ]);
+    site.edit("size_mib = 32", "size_mib = 64");
+}
+
+#[test]
+fn a_network_that_cuts_the_guest_off_is_taken_back_by_the_guest() {
+    if !possible() {
+        return;
+    }
+    let site = Site::new("cut", &one_vm());
+    site.apply().success();
+    // No address of the lab's network: nobody can confirm it.
+    site.edit(
+        "addresses   = [\"${each.value.address}/24\"]\n      gateway4    = \"192.168.10.1\"",
+        "addresses   = [\"10.99.0.5/24\"]",
+    );
+    let failed = site.apply().failure();
+    failed.says(&[
+        "was taken back",
+        "rolled it back by itself",
+        "answers on 192.168.10.29 as before",
+        "ethernets",
+    ]);
+    assert!(site.answers("192.168.10.29"));
+    assert!(
+        site.guest("web-01", "cat /etc/netplan/60-ondol.yaml")
+            .contains("192.168.10.29")
+    );
+    site.edit(
+        "addresses   = [\"10.99.0.5/24\"]",
+        "addresses   = [\"192.168.10.29/24\"]\n      gateway4    = \"192.168.10.1\"",
+    );
+    site.apply().success();
+    nothing_to_do(&site);
+}
+
+#[test]
+fn an_apply_whose_provider_is_killed_is_completed_by_the_next() {
+    if !possible() {
+        return;
+    }
+    let site = Site::new("kill", TWO_VMS);
+    for moment in [1500, 4000, 7000] {
+        let mut apply = site.start_apply();
+        std::thread::sleep(Duration::from_millis(moment));
+        for pid in provider_of(&apply) {
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
+        apply.wait().unwrap();
+    }
+    site.apply().success();
+    nothing_to_do(&site);
+    assert_eq!(site.lab().list().unwrap().len(), 2);
+    assert!(site.answers("192.168.10.29") && site.answers("192.168.10.31"));
+}
+
+#[test]
+fn an_interrupted_apply_returns_at_once_and_keeps_its_state() {
+    if !possible() {
+        return;
+    }
+    let site = Site::new("int", TWO_VMS);
+    let mut apply = site.start_apply();
+    let made = eventually(Duration::from_secs(120), || {
+        site.lab().list().is_ok_and(|vms| vms.len() == 2)
+    });
+    assert!(made, "no VM was made");
+    let interrupted = Instant::now();
+    let terraform = nix::unistd::Pid::from_raw(i32::try_from(apply.id()).unwrap());
+    nix::sys::signal::kill(terraform, nix::sys::signal::Signal::SIGINT).unwrap();
+    apply.wait().unwrap();
+    assert!(
+        interrupted.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        interrupted.elapsed()
+    );
+    let state = site.state();
+    assert!(
+        state.contains(&"ondol_golden_image.base".to_owned()),
+        "{state:?}"
+    );
+    let ids: Vec<String> = site
+        .lab()
+        .list()
+        .unwrap()
+        .iter()
+        .map(|vm| vm.id.to_string())
+        .collect();
+    site.apply().success();
+    nothing_to_do(&site);
+    let after: Vec<String> = site
+        .lab()
+        .list()
+        .unwrap()
+        .iter()
+        .map(|vm| vm.id.to_string())
+        .collect();
+    assert_eq!(ids, after, "a VM was thrown away");
+}
+
+#[test]
+fn a_vm_that_exists_is_imported() {
+    if !possible() {
+        return;
+    }
+    let site = Site::new("imp", &one_vm());
+    site.apply().success();
+    // The same key without its line break is no other key.
+    let key = "file(\"${path.module}/id_ed25519.pub\")";
+    site.edit(key, &format!("trimspace({key})"));
+    assert_eq!(site.plan(), ["update ondol_vm.vm[\"web-01\"]"]);
+    let id = site.attribute("ondol_vm.vm[\"web-01\"]", "id");
+    for import in [
+        "srv-01/web-01".to_owned(),
+        format!("srv-01/{}", id.as_str().unwrap()),
+    ] {
+        site.terraform(&["state", "rm", "ondol_vm.vm[\"web-01\"]"])
+            .success();
+        // What exists and is in nobody's state is not taken over in silence.
+        site.terraform(&["import", "ondol_vm.vm[\"web-01\"]", &import])
+            .success();
+        assert_eq!(site.attribute("ondol_vm.vm[\"web-01\"]", "id"), id);
+        nothing_to_do(&site);
+    }
+    site.terraform(&["state", "rm", "ondol_vm.vm[\"web-01\"]"])
+        .success();
+    site.terraform(&["apply", "-auto-approve", "-target=ondol_vm.vm"])
+        .failure()
+        .says(&["VM \"web-01\" already exists", "import it as srv-01/web-01"]);
+    site.terraform(&["import", "ondol_vm.vm[\"web-01\"]", "srv-09/web-01"])
+        .failure()
+        .says(&["No host \"srv-09\"", "it has srv-01, srv-02"]);
+    site.terraform(&["import", "ondol_vm.vm[\"web-01\"]", "srv-02/web-01"])
+        .failure()
+        .says(&["Host \"srv-02\" has no VM \"web-01\""]);
+    site.terraform(&["import", "ondol_vm.vm[\"web-01\"]", "srv-01/web-01"])
+        .success();
+}
+
+#[test]
+fn bad_input_is_refused_with_the_attribute_named_and_nothing_changed() {
+    if !possible() {
+        return;
+    }
+    let site = Site::new("bad", &one_vm());
+    let cases: [(&str, &str, &[&str]); 9] = [
+        (
+            "  memory_mib = 256",
+            "  memory_mib = 0",
+            &["memory_mib is 0", "give its size in MiB"],
+        ),
+        (
+            "host = \"srv-01\", address",
+            "host = \"srv-77\", address",
+            &["No host \"srv-77\"", "it has srv-01, srv-02", "host ="],
+        ),
+        (
+            "srv-02 = { engine = \"lab\" }",
+            "srv-02 = { engine = \"virtualbox\" }",
+            &[
+                "The virtualbox engine is not in this version",
+                "hosts[\"srv-02\"].engine",
+            ],
+        ),
+        (
+            "srv-01 = { engine = \"lab\" }",
+            "srv-01 = { engine = \"lab\", lab = { name = \"other\", state_dir = \"/proc/none\" } }",
+            &[
+                "Host \"srv-01\" cannot be reached",
+                "hosts[\"srv-01\"]",
+                "/proc/none",
+            ],
+        ),
+        (
+            "web-01 = {",
+            "Web_01 = {",
+            &["\"Web_01\" is not a DNS label", "name"],
+        ),
+        (
+            "suite = \"bookworm\"",
+            "suite = \"bookworm\"\n  checksum = \"sha256:0000000000000000000000000000000000000000000000000000000000000000\"",
+            &["checksum is sha256:0000", "Nothing was registered"],
+        ),
+        (
+            "addresses   = [\"${each.value.address}/24\"]",
+            "addresses   = [\"192.168.10.999/24\"]",
+            &["ethernets[\"enp0s3\"].addresses[0]", "192.168.10.999"],
+        ),
+        (
+            "gateway4    = \"192.168.10.1\"",
+            "gateway4    = \"10.0.0.1\"",
+            &["gateway4", "10.0.0.1"],
+        ),
+        (
+            "    host_key         = ondol_vm.vm[each.key].ssh_host_key\n",
+            "",
+            &["The guest's host key is not pinned"],
+        ),
+    ];
+    for (from, to, words) in cases {
+        site.edit(from, to);
+        site.apply().failure().says(words);
+        assert!(site.lab().list().unwrap().is_empty(), "{to}");
+        site.edit(to, from);
+    }
+}
+
+#[test]
+fn a_guest_is_not_entered_as_an_unknown_user_nor_with_another_host_key() {
+    if !possible() {
+        return;
+    }
+    let mut site = Site::new("ssh", &one_vm());
+    site.set("user", "nobody-here");
+    site.apply().failure().says(&[
+        "Could not log in to the guest \"web-01\"",
+        "refused to let user \"nobody-here\" in",
+        "key file",
+        "ssh = {",
+    ]);
+    site.set("user", "ops");
+    let stranger =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+    site.edit(
+        "host_key         = ondol_vm.vm[each.key].ssh_host_key",
+        &format!("host_key         = \"{stranger}\""),
+    );
+    site.apply().failure().says(&[
+        "offered the host key ssh-ed25519 SHA256:",
+        "the pinned host_key says",
+        "set host_key = \"ssh-ed25519",
+    ]);
+    assert_eq!(site.guest("web-01", "ls /etc/netplan"), "");
+}
+
+const TOPOLOGY: &str = r#"
+terraform {
+  required_providers {
+    ondol = { source = "ondol/ondol" }
+  }
+}
+variable "topology" {}
+output "topology" {
+  value = provider::ondol::topology(file(var.topology))
+}
+"#;
+
+#[test]
+fn a_topology_becomes_a_typed_value_or_names_its_mistakes() {
+    if !possible() {
+        return;
+    }
+    let mut site = Site::new("top", TOPOLOGY);
+    let good = "network: { cidr: 192.168.10.0/24, gateway: 192.168.10.1, dns: [192.168.10.12], domain: infra.internal }\n\
+                defaults: { memory_mib: 384 }\n\
+                vms:\n\
+                \x20 - { name: dns, id: VM-01, host: SRV-01, address: 192.168.10.12, app: DNS, role: BIND, groups: [dns], disks: { data: { size_mib: 64 } }, features: [tun] }\n";
+    site.write("topology.yaml", good);
+    site.set("topology", "topology.yaml");
+    site.apply().success();
+    let output = site
+        .command(&["output", "-json", "topology"])
+        .output()
+        .unwrap();
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        value,
+        json!({
+            "network": { "cidr": "192.168.10.0/24", "prefix": 24, "gateway": "192.168.10.1", "dns": ["192.168.10.12"], "domain": "infra.internal" },
+            "hosts": { "srv-01": ["dns"] },
+            "vms": { "dns": {
+                "id": "VM-01", "host": "srv-01", "address": "192.168.10.12", "prefix": 24, "app": "DNS", "role": "BIND", "groups": ["dns"],
+                "cpus": 1, "memory_mib": 384, "disks": { "data": { "size_mib": 64 } },
+                "features": { "containers": false, "tun": true, "fuse": false },
+            } },
+        })
+    );
+    for (from, to, words) in [
+        (
+            "192.168.10.12, app",
+            "192.168.99.12, app",
+            "vms[0].address: 192.168.99.12 is outside network.cidr 192.168.10.0/24",
+        ),
+        (", role: BIND", "", "vms[0].role: is missing"),
+        (
+            "name: dns",
+            "name: DNS",
+            "vms[0].name: \"DNS\" is not a DNS label",
+        ),
+        (
+            "memory_mib: 384",
+            "memory_mib: 0",
+            "defaults.memory_mib: is 0",
+        ),
+    ] {
+        site.write("topology.yaml", &good.replace(from, to));
+        site.terraform(&["plan"]).failure().says(&[words]);
+    }
+}

@@ -1,0 +1,7 @@
+output "inventory" {
+  value = module.site.inventory
+}
+
+output "addresses" {
+  value = module.site.addresses
+}

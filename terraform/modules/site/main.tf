@@ -1,0 +1,101 @@
+# The machines of a topology on whatever engine the provider's hosts have: VMs, their names and addresses, and the inventory.
+
+terraform {
+  required_version = ">= 1.11"
+  required_providers {
+    ondol = { source = "ondol/ondol" }
+  }
+}
+
+locals {
+  topology = provider::ondol::topology(var.topology)
+  network  = local.topology.network
+  # One text for both users: Terraform brings the guest to it, the netplan task of stage 4 holds it there.
+  ethernets = {
+    for name, vm in local.topology.vms : name => {
+      (var.interface) = {
+        addresses   = ["${vm.address}/${vm.prefix}"]
+        gateway4    = local.network.gateway
+        nameservers = { addresses = local.network.dns, search = [local.network.domain] }
+      }
+    }
+  }
+}
+
+resource "ondol_vm" "this" {
+  for_each = local.topology.vms
+
+  host       = each.value.host
+  name       = each.key
+  image      = var.image
+  cpus       = each.value.cpus
+  memory_mib = each.value.memory_mib
+  disks      = each.value.disks
+  lab        = each.value.features
+  wait_for   = "ssh"
+
+  network_interfaces = [{ name = var.interface }]
+  seed = {
+    user            = var.user
+    authorized_keys = var.authorized_keys
+  }
+}
+
+# Holds a machine's name and address; changing either touches nothing but this resource and the inventory.
+resource "ondol_netplan" "this" {
+  for_each = local.topology.vms
+
+  host               = each.value.host
+  vm                 = ondol_vm.this[each.key].id
+  first_boot_address = ondol_vm.this[each.key].first_boot_address
+  hostname           = each.key
+  ethernets          = local.ethernets[each.key]
+  ssh = {
+    user             = var.user
+    private_key_file = var.private_key_file
+    host_key         = ondol_vm.this[each.key].ssh_host_key
+  }
+}
+
+resource "ondol_ansible_inventory" "this" {
+  path = "${var.directory}/inventory.yml"
+
+  hosts = {
+    for name, vm in local.topology.vms : name => {
+      address  = ondol_netplan.this[name].address
+      host_key = ondol_vm.this[name].ssh_host_key
+      groups   = vm.groups
+      variables = {
+        vm_id             = vm.id
+        vm_host           = vm.host
+        app               = vm.app
+        role              = vm.role
+        netplan_ethernets = local.ethernets[name]
+      }
+    }
+  }
+  variables = {
+    site_domain    = local.network.domain
+    site_timezone  = var.timezone
+    site_addresses = { for name, vm in local.topology.vms : name => vm.address }
+    site_hosts = [
+      for host, names in local.topology.hosts : {
+        name = host
+        vms = [
+          for name in names : {
+            name    = name
+            address = local.topology.vms[name].address
+            role    = local.topology.vms[name].role
+            groups  = local.topology.vms[name].groups
+          }
+        ]
+      }
+    ]
+  }
+  ssh = {
+    user             = var.user
+    private_key_file = var.private_key_file
+    known_hosts_path = "${var.directory}/known_hosts"
+    proxy_command    = var.proxy_command
+  }
+}

@@ -1,0 +1,48 @@
+variable "topology" {
+  description = "The topology file's text: network, sizes and VMs. See terraform/topology.yaml."
+  type        = string
+}
+
+variable "image" {
+  description = "What each VM's system disk starts as: an ondol_golden_image's path."
+  type        = string
+}
+
+variable "user" {
+  description = "The login that each VM gets, with sudo."
+  type        = string
+  default     = "ondol"
+}
+
+variable "authorized_keys" {
+  description = "The SSH public keys that may log in as `user`, in OpenSSH's format."
+  type        = list(string)
+}
+
+variable "private_key_file" {
+  description = "The private key that Terraform and Ansible log in with: a path on the machine that runs them."
+  type        = string
+}
+
+variable "interface" {
+  description = "The name of each VM's network interface. VirtualBox's first adapter is enp0s3."
+  type        = string
+  default     = "enp0s3"
+}
+
+variable "timezone" {
+  description = "The machines' time zone, as in the tz database."
+  type        = string
+  default     = "Asia/Seoul"
+}
+
+variable "directory" {
+  description = "Where inventory.yml and known_hosts are written."
+  type        = string
+}
+
+variable "proxy_command" {
+  description = "OpenSSH's ProxyCommand for reaching the VMs from this machine; null where they are on its network."
+  type        = string
+  default     = null
+}
