@@ -72,17 +72,17 @@ check: nextest ## format, lint and unit tests: the quick loop
 	@$(cargo) fmt --all --check
 	@$(cargo) clippy --workspace --all-targets --quiet -- -D warnings
 	@$(nextest) run --workspace --lib --bins
-	@$(cargo) run --quiet --bin ondol-docs -- --check docs
+	@$(cargo) run --quiet --bin ondol-docs -- --check docs/provider
 
 bench: root apt-test build $(venv)/bin/ansible-playbook collection ## measured figures and ratios, printed and in target/bench.json
 	@$(test_env) $(release)/ondol-bench --out target/bench.json
 
 docs: ## the generated reference in docs/
-	@$(cargo) run --quiet --release --bin ondol-docs -- docs
+	@$(cargo) run --quiet --release --bin ondol-docs -- docs/provider
 	@$(cargo) run --quiet --release --bin ondol-module -- --write-collection modules/collection
 
 docs-check:
-	@$(release)/ondol-docs --check docs
+	@$(release)/ondol-docs --check docs/provider
 
 install: build collection $(venv)/bin/ansible-playbook ## provider and collection for this user
 	@dir="$${HOME}/.terraform.d/plugins/$$(cat target/terraform/host)/ondol/ondol/$(version)/linux_$(goarch)"; mkdir -p "$$dir"; \

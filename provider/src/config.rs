@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tfplugin::{Attr, Diagnostic, Diagnostics, Key, Path, attribute, path};
 
+use crate::diagnostics::complain;
 use crate::engine::Engine;
 use crate::engines::lab::{LabEngine, SharedLab};
 use crate::ssh::Pool;
@@ -105,7 +106,8 @@ impl LabSettings {
         if let Some(name) = self.name.known()
             && !is_lab_name(name)
         {
-            diagnostics.error(
+            complain(
+                diagnostics,
                 at.child("name"),
                 format!("{name:?} cannot name a lab"),
                 "A lab's name is a lower-case letter followed by at most 15 lower-case letters, digits and hyphens.",
@@ -113,7 +115,8 @@ impl LabSettings {
         }
         for (index, gateway) in self.gateways.known().into_iter().flatten().enumerate() {
             if gateway.parse::<Ipv4Net>().is_err() {
-                diagnostics.error(
+                complain(
+                    diagnostics,
                     at.child("gateways").child(index),
                     format!("{gateway:?} is not an IPv4 address with its prefix length"),
                     "Write it like \"192.168.10.1/24\".",
@@ -124,7 +127,8 @@ impl LabSettings {
             if let Some(directory) = value.known()
                 && !directory.starts_with('/')
             {
-                diagnostics.error(
+                complain(
+                    diagnostics,
                     at.child(name),
                     format!("{directory:?} is not an absolute path"),
                     "Terraform may run in any directory: write the path from the root.",
@@ -154,17 +158,21 @@ pub fn validate(config: &Config, diagnostics: &mut Diagnostics) {
         }
         match host.engine.as_str() {
             None | Some("lab") => {}
-            Some("virtualbox") => diagnostics.error(
+            Some("virtualbox") => complain(
+                diagnostics,
                 at.child("engine"),
                 "The virtualbox engine is not in this version",
                 format!(
                     "hosts[{name:?}].engine is \"virtualbox\". This version of the provider supports engine = \"lab\" only."
                 ),
             ),
-            Some(other) => diagnostics.error(
+            Some(other) => complain(
+                diagnostics,
                 at.child("engine"),
                 format!("{other:?} is not an engine"),
-                format!("hosts[{name:?}].engine must be \"lab\": it is the engine that this version supports."),
+                format!(
+                    "hosts[{name:?}].engine must be \"lab\": it is the engine that this version supports."
+                ),
             ),
         }
     }
@@ -253,10 +261,13 @@ fn engines(
             .entry(lab.name.clone())
             .or_insert_with(|| (lab.clone(), SharedLab::new(lab.clone()), name));
         if !same_lab(first, &lab) {
-            diagnostics.error(
+            complain(
+                diagnostics,
                 path!["hosts", Key(name), "lab"],
                 format!("The lab {:?} is described in two ways", lab.name),
-                format!("hosts[{name:?}] and hosts[{owner:?}] name the same lab with different gateways or directories. Make them equal, or give one of them another lab.name."),
+                format!(
+                    "hosts[{name:?}] and hosts[{owner:?}] name the same lab with different gateways or directories. Make them equal, or give one of them another lab.name."
+                ),
             );
         }
         engines.insert(

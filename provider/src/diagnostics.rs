@@ -3,7 +3,7 @@
 //!
 //! Only translation; nothing is decided here.
 
-use tfplugin::{Diagnostic, Key, Path, Step, path};
+use tfplugin::{Diagnostic, Diagnostics, Key, Path, Step, path};
 
 use crate::engine::EngineError;
 use crate::ssh;
@@ -49,9 +49,32 @@ pub fn ssh(error: &ssh::Error, act: &str) -> Diagnostic {
     let diagnostic =
         Diagnostic::error(format!("Could not {act}")).detail(sentence(&error.to_string()));
     match error.attribute() {
-        Some(name) => diagnostic.at(path!["ssh", name]),
+        Some(name) => at(diagnostic, path!["ssh", name]),
         None => diagnostic,
     }
+}
+
+/// Names an attribute within another one in words too: Terraform shows the line of a top-level attribute, but of a nested one
+/// only the resource.
+pub fn at(diagnostic: Diagnostic, path: Path) -> Diagnostic {
+    let name = path.to_string();
+    let said = diagnostic.summary.contains(&name) || diagnostic.detail.contains(&name);
+    let detail = if said || path.steps().len() < 2 {
+        diagnostic.detail.clone()
+    } else {
+        format!("{name}: {}", diagnostic.detail)
+    };
+    diagnostic.detail(detail).at(path)
+}
+
+/// An error about an attribute, which is named as [`at`] names it.
+pub fn complain(
+    all: &mut Diagnostics,
+    path: Path,
+    summary: impl Into<String>,
+    detail: impl Into<String>,
+) {
+    all.push(at(Diagnostic::error(summary).detail(detail), path));
 }
 
 /// Upper case first, full stop last.
@@ -96,6 +119,18 @@ mod tests {
             let field: Vec<String> = field.into_iter().map(str::to_owned).collect();
             assert_eq!(field_path(&field), expected);
         }
+    }
+
+    #[test]
+    fn a_nested_attribute_is_named_in_words_once() {
+        let error = || Diagnostic::error("No").detail("Because.");
+        assert_eq!(at(error(), path!["host"]).detail, "Because.");
+        assert_eq!(
+            at(error(), path!["ssh", "user"]).detail,
+            "ssh.user: Because."
+        );
+        let named = Diagnostic::error("ssh.user is empty").detail("Because.");
+        assert_eq!(at(named, path!["ssh", "user"]).detail, "Because.");
     }
 
     #[test]

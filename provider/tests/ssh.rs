@@ -3,6 +3,8 @@
 //! sshd runs in a mount namespace of its own with its own password files, so that users and passwords
 //! can be tested without touching this machine's. Needs root and OpenSSH's server.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;

@@ -2,9 +2,12 @@
 //!
 //! Needs root, terraform, systemd-nspawn and a golden image, which is built on first use and cached.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 mod site;
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -197,8 +200,17 @@ fn a_network_that_cuts_the_guest_off_is_taken_back_by_the_guest() {
         site.guest("web-01", "cat /etc/netplan/60-ondol.yaml")
             .contains("192.168.10.29")
     );
+    // The address stays, but nothing of the network can be reached from it: an old connection must not vouch for it.
     site.edit(
         "addresses   = [\"10.99.0.5/24\"]",
+        "addresses   = [\"192.168.10.29/32\"]",
+    );
+    site.apply()
+        .failure()
+        .says(&["was taken back", "answers on 192.168.10.29 as before"]);
+    assert!(site.answers("192.168.10.29"));
+    site.edit(
+        "addresses   = [\"192.168.10.29/32\"]",
         "addresses   = [\"192.168.10.29/24\"]\n      gateway4    = \"192.168.10.1\"",
     );
     site.apply().success();
@@ -296,6 +308,12 @@ fn a_vm_that_exists_is_imported() {
         assert_eq!(site.attribute("ondol_vm.vm[\"web-01\"]", "id"), id);
         nothing_to_do(&site);
     }
+    site.terraform(&["state", "rm", "ondol_netplan.vm[\"web-01\"]"])
+        .success();
+    site.terraform(&["import", "ondol_netplan.vm[\"web-01\"]", "srv-01/web-01"])
+        .success();
+    site.apply().success();
+    nothing_to_do(&site);
     site.terraform(&["state", "rm", "ondol_vm.vm[\"web-01\"]"])
         .success();
     site.terraform(&["apply", "-auto-approve", "-target=ondol_vm.vm"])
@@ -469,5 +487,42 @@ fn a_topology_becomes_a_typed_value_or_names_its_mistakes() {
     ] {
         site.write("topology.yaml", &good.replace(from, to));
         site.terraform(&["plan"]).failure().says(&[words]);
+    }
+}
+
+/// Each example as it stands: applied, planned again without a change, destroyed.
+#[test]
+fn every_example_works_as_it_is_written() {
+    if !possible() {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut examples: Vec<PathBuf> = ["resources", "data-sources", "functions"]
+        .iter()
+        .flat_map(|kind| std::fs::read_dir(root.join(kind)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    examples.push(root.join("provider"));
+    examples.sort();
+    assert!(examples.len() >= 9, "{examples:?}");
+    for example in examples {
+        eprintln!("=== {}", example.display());
+        let mut site = Site::new(
+            "ex",
+            &std::fs::read_to_string(example.join("main.tf")).unwrap(),
+        );
+        if let Ok(topology) = std::fs::read_to_string(example.join("topology.yaml")) {
+            site.write("topology.yaml", &topology);
+        }
+        let key = std::fs::read_to_string(site.path("id_ed25519.pub")).unwrap();
+        site.set("authorized_key", key);
+        site.set(
+            "private_key_file",
+            site.path("id_ed25519").display().to_string(),
+        );
+        site.apply().success();
+        nothing_to_do(&site);
+        site.terraform(&["destroy", "-auto-approve"]).success();
+        assert!(site.lab().list().unwrap().is_empty());
     }
 }

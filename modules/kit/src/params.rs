@@ -48,8 +48,8 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// What [`decode`] learns on the way, whether or not it succeeds.
-#[derive(Debug, Default)]
+/// What [`decode`] learns on the way, whether or not it succeeds. It holds secrets, so it cannot be printed.
+#[derive(Default)]
 pub(crate) struct Learnt {
     /// Values of secret parameters, as given.
     pub(crate) secrets: Vec<String>,

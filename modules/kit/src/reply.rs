@@ -1,5 +1,6 @@
 //! The two JSON documents of a call: the arguments that Ansible sends and the result that it reads.
 
+use std::fmt;
 use std::path::Path;
 
 use anyhow::Context;
@@ -9,8 +10,7 @@ use crate::converge::{Mode, Outcome};
 use crate::module::{Finding, Notices};
 use crate::redact::Redactor;
 
-/// Keys of a result that Ansible or the kit gives a meaning to; an answer may not use them. `ansible_facts` is one too
-/// for any probe but the one that gathers facts.
+/// Keys of a result that Ansible or the kit gives a meaning to; an answer may not use them.
 pub const RESERVED: &[&str] = &[
     "add_group",
     "add_host",
@@ -48,7 +48,7 @@ const PREFIX: &str = "_ansible_";
 const COLLECTION: &str = "ondol.cloud";
 
 /// What Ansible asked for.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Call {
     /// `_ansible_module_name`, without the collection.
     pub module: Option<String>,
@@ -60,6 +60,19 @@ pub struct Call {
     pub verbosity: u64,
     /// The task's `environment:`, from the collection's action plugin only; the stock path sets it by itself.
     pub environment: Vec<(String, String)>,
+}
+
+/// Without arguments and environment: what is secret among them is not known here.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("module", &self.module)
+            .field("check", &self.check)
+            .field("diff", &self.diff)
+            .field("no_log", &self.no_log)
+            .field("verbosity", &self.verbosity)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Call {
@@ -165,7 +178,6 @@ impl Reply {
         reply
     }
 
-    /// `facts` permits the key `ansible_facts`.
     pub(crate) fn of_finding(finding: Finding<Value>) -> Self {
         let mut reply = Self { body: Map::new() };
         reply.set("changed", false);

@@ -40,12 +40,41 @@ pub fn build(
     cache_dir: &Path,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Image> {
+    build_with(None, recipe, cache_dir, progress)
+}
+
+/// The programs that can make a root file system, the better one first.
+#[derive(Debug, Clone, Copy)]
+enum Tool {
+    Mmdebstrap,
+    Debootstrap,
+}
+
+impl Tool {
+    fn of_this_machine() -> Result<Self> {
+        if on_path("mmdebstrap") {
+            Ok(Self::Mmdebstrap)
+        } else if on_path("debootstrap") {
+            Ok(Self::Debootstrap)
+        } else {
+            Err(Error::NoBootstrapTool)
+        }
+    }
+}
+
+fn build_with(
+    tool: Option<Tool>,
+    recipe: &Recipe,
+    cache_dir: &Path,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Image> {
     recipe.validate()?;
     let digest = recipe.digest();
     if let Some(image) = manifest::find(cache_dir, &digest)? {
         return Ok(image);
     }
     let mut build = Build {
+        tool,
         recipe,
         cache_dir,
         digest,
@@ -67,6 +96,8 @@ pub fn build(
 }
 
 struct Build<'a> {
+    /// The machine's best if not said.
+    tool: Option<Tool>,
     recipe: &'a Recipe,
     cache_dir: &'a Path,
     digest: String,
@@ -221,14 +252,12 @@ impl Build<'_> {
             .zip(&keys)
             .map(|(source, key)| source.line(key.as_deref()))
             .collect();
-        if on_path("mmdebstrap") {
+        let tool = self.tool.map_or_else(Tool::of_this_machine, Ok)?;
+        if let Tool::Mmdebstrap = tool {
             return self.run(
                 &act,
                 bootstrap::mmdebstrap(self.recipe, &lines, &options, places),
             );
-        }
-        if !on_path("debootstrap") {
-            return Err(Error::NoBootstrapTool);
         }
         let base = &chosen[0];
         let keyring = match (&base.signed_by, &keys[0]) {
@@ -461,4 +490,46 @@ fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(|error| Error::io(format!("sync {}", dir.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::Distribution;
+
+    /// As real as those in tests/: root, debootstrap and the machine's mirror.
+    #[test]
+    fn debootstrap_builds_the_image_where_mmdebstrap_is_missing() {
+        if !on_path("debootstrap") {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "debootstrap is not installed"
+            );
+            eprintln!("SKIPPED: debootstrap is not installed");
+            return;
+        }
+        let shared = Path::new(crate::DEFAULT_CACHE_DIR);
+        create_dir(&shared.join("debs")).expect("the cache can be made");
+        let cache = tempfile::tempdir_in(shared).expect("a directory in the cache can be made");
+        std::os::unix::fs::symlink(shared.join("debs"), cache.path().join("debs"))
+            .expect("a link can be made");
+        let recipe = Recipe {
+            packages: vec!["sudo".to_owned()],
+            ..Recipe::base(Distribution::Debian, "bookworm")
+        };
+        let image = build_with(Some(Tool::Debootstrap), &recipe, cache.path(), &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .expect("the image builds");
+        assert!(image.manifest.packages.contains_key("sudo"));
+        let list = fs::read_to_string(image.rootfs.join("etc/apt/sources.list")).expect("readable");
+        assert!(!list.contains("deb "), "{list}");
+        assert!(!image.rootfs.join("etc/resolv.conf").exists());
+        assert!(
+            !image
+                .rootfs
+                .join("etc/apt/apt.conf.d/99ondol-build")
+                .exists()
+        );
+    }
 }

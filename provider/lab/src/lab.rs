@@ -91,8 +91,6 @@ pub struct Status {
     pub uptime_seconds: Option<u64>,
 }
 
-/// Enough for 40 systemds; the kernel's default of 128 ends at the 24th.
-const INOTIFY_INSTANCES: u64 = 8192;
 /// How long systemd-nspawn may take until the container's first process runs: it is far below a second on an idle machine.
 const LAUNCH_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -633,7 +631,7 @@ impl Lab {
         let cables = self.record_cables(record);
         check_machine(spec)?;
         self.clean(&spec.name, &cables)?;
-        raise_inotify_limit()?;
+        raise_machine_limits()?;
         disks::ensure_files(&places.disks, &spec.disks)?;
         let attached = attach_disks(&places, spec)?;
         {
@@ -1050,20 +1048,31 @@ fn unmount_below(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Limits of the machine that many VMs run into; each is one for all of its network namespaces or users.
+const MACHINE_LIMITS: [(&str, u64); 4] = [
+    // The kernel's default of 128 ends at the 24th systemd.
+    ("/proc/sys/fs/inotify/max_user_instances", 8192),
+    // 40 VMs that know each other are 1560 neighbours; the kernel's default keeps 1024 and drops packets to the others.
+    ("/proc/sys/net/ipv4/neigh/default/gc_thresh1", 4096),
+    ("/proc/sys/net/ipv4/neigh/default/gc_thresh2", 8192),
+    ("/proc/sys/net/ipv4/neigh/default/gc_thresh3", 16384),
+];
+
 /// Only ever upwards: others on the machine may need more.
-fn raise_inotify_limit() -> Result<()> {
-    let path = "/proc/sys/fs/inotify/max_user_instances";
-    let current =
-        fs::read_to_string(path).map_err(|error| Error::io(format!("read {path}"), error))?;
-    if current
-        .trim()
-        .parse::<u64>()
-        .is_ok_and(|current| current >= INOTIFY_INSTANCES)
-    {
-        return Ok(());
+fn raise_machine_limits() -> Result<()> {
+    for (path, wanted) in MACHINE_LIMITS {
+        let current =
+            fs::read_to_string(path).map_err(|error| Error::io(format!("read {path}"), error))?;
+        let enough = current
+            .trim()
+            .parse::<u64>()
+            .is_ok_and(|current| current >= wanted);
+        if !enough {
+            fs::write(path, wanted.to_string())
+                .map_err(|error| Error::io(format!("raise {path} to {wanted}"), error))?;
+        }
     }
-    fs::write(path, INOTIFY_INSTANCES.to_string())
-        .map_err(|error| Error::io(format!("raise {path} to {INOTIFY_INSTANCES}"), error))
+    Ok(())
 }
 
 /// Does `work` for each item, some at a time; all are tried, the first error is the answer.

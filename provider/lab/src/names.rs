@@ -194,3 +194,79 @@ fn digest(parts: &[&str]) -> Vec<u8> {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_legal_and_never_shared_between_vms_and_labs() {
+        let long = "a".repeat(63);
+        let pairs = [
+            ("ondol", "db-01"),
+            ("ondol-db", "01"),
+            ("ondol", "db"),
+            ("abcdefghijklmnop", &long),
+            ("b", &long),
+        ];
+        let mut seen = BTreeSet::new();
+        for (lab, vm) in pairs {
+            let names = VmNames::new(lab, vm);
+            let port = names.port("enp0s3");
+            assert!(names.machine.len() <= MACHINE_MAX, "{}", names.machine);
+            assert!(check_interface(&port).is_ok(), "{port}");
+            assert!(check_mac(&names.mac("enp0s3")).is_ok());
+            for name in [
+                names.machine.clone(),
+                names.netns.clone() + "/",
+                port,
+                names.mac("enp0s3"),
+                names.cgroup.clone(),
+            ] {
+                assert!(seen.insert(name.clone()), "{name} is used twice");
+            }
+        }
+        let names = VmNames::new("ondol", "db-01");
+        assert_eq!(names.machine, "ondol-ondol.db-01");
+        assert_ne!(names.port("enp0s3"), names.port("enp0s8"));
+    }
+
+    #[test]
+    fn first_boot_addresses_stay_within_what_hosts_may_use_and_none_is_left_out() {
+        let all: BTreeSet<Ipv4Addr> = first_boot_candidates("08:00:27:00:00:01").collect();
+        assert_eq!(all.len(), 254 * 256);
+        assert_eq!(all.first(), Some(&Ipv4Addr::new(169, 254, 1, 0)));
+        assert_eq!(all.last(), Some(&Ipv4Addr::new(169, 254, 254, 255)));
+        let first = |mac| first_boot_candidates(mac).next();
+        assert_eq!(first("08:00:27:00:00:01"), first("08:00:27:00:00:01"));
+        assert_ne!(first("08:00:27:00:00:01"), first("08:00:27:00:00:02"));
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        for bad in ["", "Ondol", "1lab", "a_b", "abcdefghijklmnopq", "../x"] {
+            assert!(check_lab(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "-a", "a-", "a.b", "A", ".lab", "a/b"] {
+            assert!(check_label(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "lo", "0abc", "sixteen-letters-", "a b"] {
+            assert!(check_interface(bad).is_err(), "{bad}");
+        }
+        for bad in [
+            "",
+            "08:00:27:00:00",
+            "08:00:27:00:00:zz",
+            "08-00-27-00-00-01",
+            "08:00:27:AA:00:01",
+            "01:00:00:00:00:00",
+        ] {
+            assert!(check_mac(bad).is_err(), "{bad}");
+        }
+        for good in ["postgresql-db-01", "a", "0a"] {
+            assert!(check_label(good).is_ok(), "{good}");
+        }
+    }
+}

@@ -195,3 +195,173 @@ pub(crate) fn plan_creation(existing: Option<Existing<'_>>, wanted: &VmSpec) -> 
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::spec::{DiskSpec, Features, InterfaceSpec, Seed, SharedFolder};
+
+    fn spec() -> VmSpec {
+        VmSpec {
+            name: "db-01".into(),
+            host: "srv-01".into(),
+            image: "/image".into(),
+            cpus: 1,
+            memory_mib: 512,
+            disks: BTreeMap::from([("data".into(), DiskSpec { size_mib: 64 })]),
+            interfaces: vec![],
+            shared_folders: BTreeMap::new(),
+            features: Features::default(),
+            seed: Seed::default(),
+        }
+    }
+
+    #[test]
+    fn each_difference_is_one_change_with_its_impact() {
+        type Case = (fn(&mut VmSpec), &'static str, Impact);
+        let cases: [Case; 13] = [
+            (
+                |s| s.name = "db-02".into(),
+                "name: db-01 -> db-02",
+                Impact::NeedsReplacement,
+            ),
+            (
+                |s| s.host = "srv-02".into(),
+                "host: srv-01 -> srv-02",
+                Impact::Live,
+            ),
+            (
+                |s| s.image = "/other".into(),
+                "image: \"/image\" -> \"/other\"",
+                Impact::NeedsReplacement,
+            ),
+            (|s| s.cpus = 2, "cpus: 1 -> 2", Impact::Live),
+            (
+                |s| s.memory_mib = 256,
+                "memory_mib: 512 -> 256",
+                Impact::Live,
+            ),
+            (
+                |s| {
+                    s.interfaces = vec![InterfaceSpec {
+                        name: "eth0".into(),
+                        mac: None,
+                    }]
+                },
+                "interfaces: [{\"name\":\"enp0s3\",\"mac\":null}] -> [{\"name\":\"eth0\",\"mac\":null}]",
+                Impact::NeedsRestart,
+            ),
+            (
+                |s| {
+                    let folder = SharedFolder {
+                        host_path: "/a".into(),
+                        guest_path: "/b".into(),
+                        read_only: true,
+                    };
+                    s.shared_folders.insert("x".into(), folder);
+                },
+                "shared_folders: {} -> {\"x\":{\"host_path\":\"/a\",\"guest_path\":\"/b\",\"read_only\":true}}",
+                Impact::NeedsRestart,
+            ),
+            (
+                |s| s.features.tun = true,
+                "features: {\"containers\":false,\"tun\":false,\"fuse\":false} -> {\"containers\":false,\"tun\":true,\"fuse\":false}",
+                Impact::NeedsRestart,
+            ),
+            (
+                |s| s.seed.sudo = false,
+                "seed: {\"user\":\"ondol\",\"authorized_keys\":[],\"sudo\":true} -> {\"user\":\"ondol\",\"authorized_keys\":[],\"sudo\":false}",
+                Impact::NeedsReplacement,
+            ),
+            (
+                |s| {
+                    s.disks.insert("log".into(), DiskSpec { size_mib: 8 });
+                },
+                "disks.log: (none) -> 8 MiB",
+                Impact::Live,
+            ),
+            (
+                |s| {
+                    s.disks.insert("data".into(), DiskSpec { size_mib: 128 });
+                },
+                "disks.data.size_mib: 64 -> 128",
+                Impact::Live,
+            ),
+            (
+                |s| {
+                    s.disks.insert("data".into(), DiskSpec { size_mib: 32 });
+                },
+                "disks.data.size_mib: 64 -> 32",
+                Impact::Refused {
+                    reason: "a disk can only grow: shrinking would cut off data".into(),
+                },
+            ),
+            (
+                |s| s.disks.clear(),
+                "disks.data: 64 MiB -> (none)",
+                Impact::NeedsRestart,
+            ),
+        ];
+        for (change, line, impact) in cases {
+            let mut desired = spec();
+            change(&mut desired);
+            let changes = plan_update(&spec(), &desired);
+            assert_eq!(
+                changes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                [line]
+            );
+            assert_eq!(changes[0].impact, impact, "{line}");
+        }
+    }
+
+    #[test]
+    fn equal_specs_need_nothing_also_if_one_says_the_default_aloud() {
+        assert_eq!(plan_update(&spec(), &spec()), []);
+        let aloud = VmSpec {
+            interfaces: vec![InterfaceSpec::default()],
+            ..spec()
+        };
+        assert_eq!(plan_update(&spec(), &aloud), []);
+    }
+
+    #[test]
+    fn a_taken_name_is_adopted_wiped_or_refused() {
+        let (id, wanted) = (Uuid::from_u128(7), spec());
+        let other = VmSpec { cpus: 2, ..spec() };
+        let refused = Creation::Refuse {
+            id,
+            host: "srv-01".into(),
+        };
+        let cases = [
+            (Phase::Creating, false, &wanted, Creation::WipeAndBuild),
+            (Phase::Creating, true, &other, Creation::WipeAndBuild),
+            (Phase::Ready, false, &wanted, Creation::Adopt(id)),
+            (
+                Phase::Ready,
+                true,
+                &wanted,
+                Creation::Refuse {
+                    id,
+                    host: "srv-01".into(),
+                },
+            ),
+            (Phase::Ready, false, &other, refused),
+        ];
+        assert_eq!(plan_creation(None, &wanted), Creation::Build);
+        for (phase, acknowledged, spec, expected) in cases {
+            let existing = Existing {
+                id,
+                phase,
+                acknowledged,
+                spec,
+            };
+            assert_eq!(
+                plan_creation(Some(existing), &wanted),
+                expected,
+                "{existing:?}"
+            );
+        }
+    }
+}

@@ -134,11 +134,25 @@ impl Supervisor {
     pub(crate) fn leader(&self) -> Option<Process> {
         children(self.process.pid).into_iter().find_map(|child| {
             let process = Process::find(child)?;
-            let arguments = arguments(child)?;
-            // Until they turn into the container's init, nspawn's children look like nspawn itself.
-            (arguments != self.arguments && !arguments.is_empty()).then_some(process)
+            let status = fs::read_to_string(format!("/proc/{child}/status")).ok()?;
+            // Beside the container nspawn has helpers, which are outside: to enter one would be to stay on the machine. And until it
+            // turns into the container's init, the container's first process is still nspawn itself.
+            let own = arguments(child)?;
+            let is_init =
+                is_first_of_a_namespace(&status) && !own.is_empty() && own != self.arguments;
+            is_init.then_some(process)
         })
     }
+}
+
+/// Whether `/proc/PID/status` is that of process 1 of a pid namespace below ours.
+fn is_first_of_a_namespace(status: &str) -> bool {
+    let ids = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))
+        .unwrap_or_default();
+    let ids: Vec<&str> = ids.split_whitespace().collect();
+    ids.len() > 1 && ids.last() == Some(&"1")
 }
 
 fn bounding_set(process: &str) -> Result<u64> {
@@ -244,6 +258,17 @@ mod tests {
             })
         );
         assert_eq!(parse_stat("42 (a"), None);
+    }
+
+    #[test]
+    fn only_process_1_of_an_inner_namespace_is_a_containers_init() {
+        assert!(is_first_of_a_namespace(
+            "Name:\tsystemd\nPid:\t4711\nNSpid:\t4711\t1\n"
+        ));
+        assert!(!is_first_of_a_namespace("NSpid:\t4711\n"));
+        assert!(!is_first_of_a_namespace("NSpid:\t1\n"));
+        assert!(!is_first_of_a_namespace("NSpid:\t4711\t12\n"));
+        assert!(!is_first_of_a_namespace(""));
     }
 
     #[test]

@@ -42,7 +42,8 @@ const MASKED_GENERATORS: &[&str] = &[
 ];
 
 /// `netplan apply` asks the kernel to announce the interfaces again, a write to /sys, and fails if it cannot. The interfaces are the
-/// VM's own, but systemd-nspawn shows all of /sys/devices read-only.
+/// VM's own, but systemd-nspawn shows all of /sys/devices read-only, and the file system below it too. The latter exists once per
+/// network namespace: making it writable opens this one mount of this VM.
 const NET_UEVENTS: &str = "\
 [Unit]
 Description=Let netplan announce this container's own interfaces
@@ -54,7 +55,7 @@ ConditionVirtualization=container
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=mount --bind /sys/devices/virtual/net /sys/devices/virtual/net
-ExecStart=mount -o remount,bind,rw,nosuid,nodev,noexec /sys/devices/virtual/net
+ExecStart=mount -o remount,rw,nosuid,nodev,noexec /sys/devices/virtual/net
 ";
 
 /// Who the VM is, apart from its spec.

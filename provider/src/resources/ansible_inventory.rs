@@ -17,6 +17,7 @@ use tfplugin::{
 };
 
 use crate::config::Cloud;
+use crate::diagnostics;
 use crate::ssh::{known_hosts_name, openssh_text, parse_pin};
 
 const HEADER: &str = "# Written by Terraform (ondol_ansible_inventory). A change made here is undone by the next apply.\n";
@@ -140,7 +141,8 @@ fn variables(
                 .collect(),
         ),
         _ => {
-            diagnostics.error(
+            diagnostics::complain(
+                diagnostics,
                 at.clone(),
                 format!("{at} is not an object"),
                 "Variables have names: write { name = value }.",
@@ -201,7 +203,8 @@ fn render(model: &Model, diagnostics: &mut Diagnostics) -> Option<Files> {
                     known_hosts_name(address, port),
                     openssh_text(&key)
                 )),
-                Err(error) => diagnostics.error(
+                Err(error) => diagnostics::complain(
+                    diagnostics,
                     at.child("host_key"),
                     "host_key is not a public key",
                     error.to_string(),
@@ -457,9 +460,9 @@ fn is_group_name(name: &str) -> bool {
 }
 
 fn bad_group(name: &str, at: Path) -> Diagnostic {
-    Diagnostic::error(format!("{name:?} cannot name a group"))
-        .detail("Ansible takes letters, digits and underscores, and no digit first.")
-        .at(at)
+    let error = Diagnostic::error(format!("{name:?} cannot name a group"))
+        .detail("Ansible takes letters, digits and underscores, and no digit first.");
+    diagnostics::at(error, at)
 }
 
 fn write(planned: Model) -> Result<Model, Diagnostics> {

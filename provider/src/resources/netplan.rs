@@ -32,10 +32,14 @@ const LOGIN: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_millis(1500);
 /// One command on the guest.
 const COMMAND: Duration = Duration::from_secs(60);
+/// One look at how a change stands.
+const STATUS: Duration = Duration::from_secs(5);
 /// How much later the next candidate address is tried while the first has not answered.
 const STAGGER: Duration = Duration::from_millis(250);
 /// A guest that is still booting lets nobody but root in (pam_nologin). Longer than this, it means it.
 const BOOTING: Duration = Duration::from_secs(10);
+/// networkd takes a reload and acts on it a moment later.
+const TAKING_EFFECT: Duration = Duration::from_millis(700);
 /// How long a refresh looks for a guest that runs but does not answer.
 const READ_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -211,7 +215,8 @@ impl Ssh {
         if let Some(key) = self.host_key.known()
             && let Err(error) = parse_pin(key)
         {
-            diagnostics.error(
+            diagnostics::complain(
+                diagnostics,
                 path!["ssh", "host_key"],
                 "host_key is not a public key",
                 diagnostics::sentence(&error.to_string()),
@@ -230,7 +235,8 @@ impl Ssh {
             );
         }
         if self.user.as_str() == Some("") {
-            diagnostics.error(
+            diagnostics::complain(
+                diagnostics,
                 path!["ssh", "user"],
                 "The user has no name",
                 "Name the user to log in as.",
@@ -720,24 +726,16 @@ async fn change_over(
         addresses.push(old);
         addresses.extend(way.engine_addresses().await);
     }
-    // The old connection dies with its address; one to a kept address would be as good as new.
-    if !addresses.contains(&old) {
-        reached.guest.forget().await;
-    }
     let give_up = until.min(Instant::now() + change.rollback_after + Duration::from_secs(5));
-    let reason = match way.reach_any(&addresses, give_up).await {
-        Ok(new) => {
-            let status = new
-                .run("confirm the network change", &guest::confirm(&change.id))
-                .await?;
-            match guest::parse_status(&status) {
-                Status::Confirmed { .. } => return Ok(new),
-                Status::RolledBack { reason, .. } => reason,
-                other => format!("the guest answered the confirmation with {other:?}"),
-            }
-        }
+    if addresses.contains(&old) {
+        wait_until_applied(way, &reached, give_up).await?;
+    }
+    // A connection from before the change proves nothing about the network after it.
+    reached.guest.forget().await;
+    let reason = match confirm(way, &addresses, change, give_up).await {
+        Ok(new) => return Ok(new),
         Err(Unreached::Stopped(diagnostic)) => return Err(diagnostic.into()),
-        Err(Unreached::Unanswered(errors)) => errors,
+        Err(Unreached::Unanswered(reason)) => reason,
     };
     let tried: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let outcome = after_rollback(way, planned, old, change).await;
@@ -749,6 +747,54 @@ async fn change_over(
         ))
         .at(path!["ethernets"])
         .into())
+}
+
+/// On an address that stays, waits until the guest runs the new network; the old one would answer as well.
+async fn wait_until_applied(
+    way: &Way<'_>,
+    reached: &Reached,
+    give_up: Instant,
+) -> Result<(), Diagnostic> {
+    while Instant::now() < give_up {
+        let answer = reached.status().await;
+        match answer.map(|text| guest::parse_status(&text)) {
+            Ok(Status::Pending { applied: false, .. }) => {
+                way.sleep(Duration::from_millis(200)).await?
+            }
+            // Cut off: the change has arrived.
+            Ok(_) | Err(_) => break,
+        }
+    }
+    way.sleep(TAKING_EFFECT).await
+}
+
+/// Confirms a change over a connection that is opened after it. Says why, where the guest was not reached or took it back.
+async fn confirm(
+    way: &Way<'_>,
+    addresses: &[IpAddr],
+    change: &guest::Change,
+    give_up: Instant,
+) -> Result<Reached, Unreached> {
+    loop {
+        let new = way.reach_any(addresses, give_up).await?;
+        let answer = new
+            .try_run("confirm the network change", &guest::confirm(&change.id))
+            .await;
+        let reason = match answer.map(|text| guest::parse_status(&text)) {
+            Ok(Status::Confirmed { .. }) => return Ok(new),
+            Ok(Status::RolledBack { reason, .. }) => return Err(Unreached::Unanswered(reason)),
+            Ok(other) => format!("the guest answered the confirmation with {other:?}"),
+            // To say it twice is fine: the connection may have broken before or after the guest heard it.
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= give_up {
+            return Err(Unreached::Unanswered(reason));
+        }
+        new.guest.forget().await;
+        way.sleep(Duration::from_millis(300))
+            .await
+            .map_err(Unreached::Stopped)?;
+    }
 }
 
 async fn begin(
@@ -799,26 +845,16 @@ async fn after_rollback(
     change: &guest::Change,
 ) -> String {
     let until = Instant::now() + change.rollback_after + Duration::from_secs(10);
-    while Instant::now() < until {
-        if let Ok(reached) = way.reach_any(&[old], until).await
-            && let Ok(status) = reached
-                .try_run("ask how the change stands", &guest::status())
-                .await
-        {
-            match guest::parse_status(&status) {
-                Status::Pending { .. } | Status::Settling { .. } => {
-                    if way.sleep(Duration::from_millis(500)).await.is_err() {
-                        break;
-                    }
-                    continue;
-                }
-                Status::RolledBack { reason, .. } => {
-                    return format!(
-                        "The guest rolled it back by itself ({reason}) and answers on {old} as before."
-                    );
-                }
-                other => return format!("The guest answers on {old} as before ({other:?})."),
+    while let Ok(reached) = way.reach_any(&[old], until).await {
+        match reached.status().await.map(|text| guest::parse_status(&text)) {
+            Ok(Status::RolledBack { reason, .. }) => {
+                return format!("The guest rolled it back by itself ({reason}) and answers on {old} as before.");
             }
+            Ok(Status::Pending { .. } | Status::Settling { .. }) | Err(_) => {}
+            Ok(other) => return format!("The guest answers on {old} as before ({other:?})."),
+        }
+        if Instant::now() >= until || way.sleep(Duration::from_millis(500)).await.is_err() {
+            break;
         }
     }
     format!(
@@ -1025,6 +1061,12 @@ fn unique(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
 }
 
 impl Reached {
+    /// How the last change stands. Asked while the network under the connection may go, so it does not wait long.
+    async fn status(&self) -> Result<String, ssh::Error> {
+        let limits = Limits { deadline: STATUS, ..self.limits.clone() };
+        self.guest.root("ask how the change stands", &guest::status(), &limits).await
+    }
+
     async fn try_run(&self, act: &str, script: &str) -> Result<String, ssh::Error> {
         self.guest.root(act, script, &self.limits).await
     }
@@ -1044,5 +1086,257 @@ impl Reached {
                 self.guest.target()
             ))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ondol_netplan::{Hostname, Link, OwnFile, RunningAddress, RunningRoute};
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+
+    fn model() -> Model {
+        Model {
+            host: "srv-01".into(),
+            vm: "7".into(),
+            first_boot_address: "169.254.7.7".into(),
+            hostname: "web-01".into(),
+            ethernets: BTreeMap::from([(
+                "enp0s3".to_owned(),
+                Ethernet {
+                    addresses: vec!["192.168.10.29/24".to_owned()].into(),
+                    gateway4: "192.168.10.1".into(),
+                    ..Ethernet::default()
+                },
+            )])
+            .into(),
+            ssh: Ssh {
+                user: "ops".into(),
+                port: 22.into(),
+                host_key: KEY.into(),
+                private_key_file: "/keys/id".into(),
+                ..Ssh::default()
+            }
+            .into(),
+            confirm_timeout_seconds: 30.into(),
+            ..Model::default()
+        }
+    }
+
+    fn ethernet(model: &mut Model) -> &mut Ethernet {
+        model
+            .ethernets
+            .known_mut()
+            .unwrap()
+            .get_mut("enp0s3")
+            .unwrap()
+    }
+
+    fn desired() -> Desired {
+        model().desired().unwrap().unwrap()
+    }
+
+    /// A guest that is as `model` wants it.
+    fn guest_as_wanted() -> Observed {
+        let Presence::Present(network) = desired().presence else {
+            unreachable!("present() is present")
+        };
+        let link = Link {
+            index: 2,
+            mac: "08:00:27:00:00:01".to_owned(),
+            permanent_mac: None,
+            mtu: 1500,
+            carrier: true,
+            addresses: vec![RunningAddress {
+                net: "192.168.10.29/24".parse().unwrap(),
+                dynamic: false,
+            }],
+            dns: None,
+        };
+        Observed {
+            hostname: Hostname {
+                running: "web-01".to_owned(),
+                fixed: Some("web-01".to_owned()),
+            },
+            file: Some(OwnFile {
+                text: guest::render(&network),
+                mode: 0o600,
+                uid: 0,
+                gid: 0,
+            }),
+            links: BTreeMap::from([("enp0s3".to_owned(), link)]),
+            routes: vec![RunningRoute {
+                to: None,
+                via: Some("192.168.10.1".parse().unwrap()),
+                device: "enp0s3".to_owned(),
+                metric: None,
+                dynamic: false,
+            }],
+            ..Observed::default()
+        }
+    }
+
+    #[test]
+    fn everything_that_a_good_guest_shows_is_known_while_planning() {
+        let planned = plan(model());
+        assert_eq!(planned.address, "192.168.10.29".into());
+        assert_eq!(
+            planned.running_addresses,
+            vec!["192.168.10.29/24".to_owned()].into()
+        );
+        assert_eq!(
+            observed_state(planned.clone(), &desired(), &guest_as_wanted()),
+            planned
+        );
+    }
+
+    #[test]
+    fn an_unknown_address_leaves_unknown_what_follows_from_it() {
+        let mut unknown = model();
+        ethernet(&mut unknown).addresses = Attr::Unknown;
+        let planned = plan(unknown);
+        assert!(
+            planned.address.is_unknown()
+                && planned.file_sha256.is_unknown()
+                && planned.running_addresses.is_unknown()
+        );
+        assert_eq!(planned.drift, Vec::new().into());
+    }
+
+    #[test]
+    fn what_differs_on_the_guest_differs_in_the_state() {
+        type Damage = fn(&mut Observed);
+        type Seen = fn(&Model) -> bool;
+        let cases: [(Damage, Seen); 5] = [
+            (
+                |guest| guest.hostname.running = "evil".to_owned(),
+                |state| state.hostname == "evil".into(),
+            ),
+            (
+                |guest| guest.hostname.fixed = Some("evil".to_owned()),
+                |state| state.hostname == "evil".into(),
+            ),
+            (
+                |guest| guest.file = None,
+                |state| state.file_sha256.is_null(),
+            ),
+            (
+                |guest| guest.file.as_mut().unwrap().mode = 0o644,
+                |state| state.drift.known().unwrap()[0].contains("is 0644"),
+            ),
+            (
+                |guest| {
+                    guest.links.get_mut("enp0s3").unwrap().addresses[0].net =
+                        "192.168.10.99/24".parse().unwrap()
+                },
+                |state| state.running_addresses == vec!["192.168.10.99/24".to_owned()].into(),
+            ),
+        ];
+        for (position, (damage, seen)) in cases.into_iter().enumerate() {
+            let mut guest = guest_as_wanted();
+            damage(&mut guest);
+            let state = observed_state(plan(model()), &desired(), &guest);
+            assert!(seen(&state), "{position}: {state:?}");
+            assert!(!state.drift.known().unwrap().is_empty(), "{position}");
+        }
+    }
+
+    #[test]
+    fn a_guest_is_looked_for_where_it_was_confirmed_and_a_new_one_where_it_boots() {
+        let (first_boot, wanted): (IpAddr, IpAddr) = (
+            "169.254.7.7".parse().unwrap(),
+            "192.168.10.29".parse().unwrap(),
+        );
+        assert_eq!(
+            candidates(None, &desired(), first_boot),
+            [first_boot, wanted]
+        );
+        let prior = Model {
+            address: "192.168.10.77".into(),
+            ..model()
+        };
+        assert_eq!(
+            candidates(Some(&prior), &desired(), first_boot),
+            ["192.168.10.77".parse().unwrap(), wanted, first_boot]
+        );
+        let same = plan(model());
+        assert_eq!(
+            candidates(Some(&same), &desired(), first_boot),
+            [wanted, first_boot]
+        );
+    }
+
+    fn problems(model: &Model) -> Vec<String> {
+        let mut diagnostics = Diagnostics::new();
+        NetplanResource::validate(model, &mut diagnostics);
+        diagnostics
+            .iter()
+            .map(|diagnostic| diagnostic.path.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn mistakes_are_named_where_they_stand() {
+        assert_eq!(problems(&model()), [""; 0]);
+        let with = |change: fn(&mut Model)| {
+            let mut model = model();
+            change(&mut model);
+            problems(&model)
+        };
+        let ssh = |change: fn(&mut Ssh)| {
+            let mut model = model();
+            change(model.ssh.known_mut().unwrap());
+            problems(&model)
+        };
+        assert_eq!(
+            with(|m| ethernet(m).addresses = vec!["192.168.10.29".to_owned()].into()),
+            [
+                "ethernets[\"enp0s3\"].addresses[0]",
+                "ethernets[\"enp0s3\"].gateway4"
+            ]
+        );
+        assert_eq!(with(|m| m.hostname = "Web 01".into()), ["hostname"]);
+        assert_eq!(
+            with(|m| m.first_boot_address = "web".into()),
+            ["first_boot_address"]
+        );
+        assert_eq!(ssh(|ssh| ssh.host_key = Attr::Null), ["ssh.host_key"]);
+        assert_eq!(
+            ssh(|ssh| ssh.host_key = "ssh-ed25519 junk".into()),
+            ["ssh.host_key"]
+        );
+        assert_eq!(ssh(|ssh| ssh.host_key = Attr::Unknown), [""; 0]);
+        assert_eq!(ssh(|ssh| ssh.private_key_file = Attr::Null), ["ssh"]);
+        assert_eq!(ssh(|ssh| ssh.private_key_file = Attr::Unknown), [""; 0]);
+    }
+
+    #[test]
+    fn credentials_are_tried_in_the_documented_order() {
+        let ssh = Ssh {
+            password: "p".into(),
+            agent: true.into(),
+            private_key: "text".into(),
+            private_key_file: "/keys/id".into(),
+            private_key_passphrase: "open".into(),
+            ..Ssh::default()
+        };
+        let passphrase = Some(Secret::new("open"));
+        assert_eq!(
+            ssh.credentials(),
+            [
+                Credential::KeyFile {
+                    path: "/keys/id".into(),
+                    passphrase: passphrase.clone()
+                },
+                Credential::Key {
+                    text: Secret::new("text"),
+                    passphrase
+                },
+                Credential::Agent { socket: None },
+                Credential::Password(Secret::new("p")),
+            ]
+        );
     }
 }

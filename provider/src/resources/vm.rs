@@ -439,7 +439,8 @@ impl Resource for VmResource {
         }
         for (key, disk) in config.disks.known().into_iter().flatten() {
             if disk.size_mib.known() == Some(&0) {
-                diagnostics.error(
+                diagnostics::complain(
+                    diagnostics,
                     path!["disks", tfplugin::Key(key), "size_mib"],
                     format!("The disk {key:?} has no size"),
                     "Give its size in MiB.",
@@ -982,7 +983,8 @@ mod tests {
             change(model.seed.known_mut().unwrap());
             model
         };
-        let cases: [(fn(&mut SeedModel), bool); 4] = [
+        type Edit = fn(&mut SeedModel);
+        let cases: [(Edit, bool); 4] = [
             (
                 |seed| seed.authorized_keys = vec!["ssh-ed25519 AAAA me".to_owned()].into(),
                 false,

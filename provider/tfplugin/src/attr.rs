@@ -96,7 +96,9 @@ impl<T> Attr<T> {
             Self::Unknown => NOT_KNOWN,
         };
         Err(Diagnostic::error(format!("{path} is needed here"))
-            .detail(format!("The operation needs the value of {path}, but {state}."))
+            .detail(format!(
+                "The operation needs the value of {path}, but {state}."
+            ))
             .at(path))
     }
 }
@@ -169,7 +171,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Attr<T> {
                 Ok(Attr::Null)
             }
 
-            fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            fn visit_some<D: Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<Self::Value, D::Error> {
                 match T::deserialize(deserializer) {
                     Ok(value) => Ok(Attr::Known(value)),
                     // Something inside is unknown and has no way to say so: then this is what is unknown.
@@ -178,7 +183,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Attr<T> {
                 }
             }
 
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, _: D) -> Result<Self::Value, D::Error> {
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                _: D,
+            ) -> Result<Self::Value, D::Error> {
                 Ok(Attr::Unknown)
             }
         }
@@ -304,7 +312,8 @@ pub(crate) fn same_elements<T: PartialEq>(left: &[T], right: &[T]) -> bool {
     let mut taken = vec![false; right.len()];
     left.iter().enumerate().all(|(position, element)| {
         let here = (!taken[position] && right[position] == *element).then_some(position);
-        let found = here.or_else(|| (0..right.len()).find(|&at| !taken[at] && right[at] == *element));
+        let found =
+            here.or_else(|| (0..right.len()).find(|&at| !taken[at] && right[at] == *element));
         found.is_some_and(|at| {
             taken[at] = true;
             true
@@ -348,13 +357,19 @@ mod tests {
             (vec![], vec![], true),
         ];
         for (left, right, same) in cases {
-            assert_eq!(Set(left.clone()) == Set(right.clone()), same, "{left:?} {right:?}");
+            assert_eq!(
+                Set(left.clone()) == Set(right.clone()),
+                same,
+                "{left:?} {right:?}"
+            );
         }
     }
 
     #[test]
     fn a_value_that_is_needed_and_absent_names_its_attribute() {
-        let error = Attr::<u32>::Null.require(path!["seed", "user"]).expect_err("null");
+        let error = Attr::<u32>::Null
+            .require(path!["seed", "user"])
+            .expect_err("null");
         assert_eq!(error.path, path!["seed", "user"]);
         assert_eq!(Attr::Known(3).require(path!["n"]), Ok(&3));
     }

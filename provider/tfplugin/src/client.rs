@@ -28,7 +28,8 @@ pub struct Certificate {
 
 impl Certificate {
     pub fn new() -> anyhow::Result<Self> {
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).context("make a key")?;
+        let key =
+            rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).context("make a key")?;
         let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?;
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let certificate = parameters.self_signed(&key).context("make a certificate")?;
@@ -47,7 +48,10 @@ pub struct Plugin {
 
 impl Plugin {
     /// Starts a provider as Terraform does, and reads its handshake line. It is killed when this is dropped.
-    pub async fn start(command: std::process::Command, client: &Certificate) -> anyhow::Result<Self> {
+    pub async fn start(
+        command: std::process::Command,
+        client: &Certificate,
+    ) -> anyhow::Result<Self> {
         let mut process = Command::from(command)
             .env(
                 "TF_PLUGIN_MAGIC_COOKIE",
@@ -70,7 +74,9 @@ impl Plugin {
         let ["1", "6", network, address, "grpc", certificate] = parts[..] else {
             bail!("the handshake line is {line:?}");
         };
-        let certificate = STANDARD_NO_PAD.decode(certificate).context("read its certificate")?;
+        let certificate = STANDARD_NO_PAD
+            .decode(certificate)
+            .context("read its certificate")?;
         Ok(Self {
             process,
             network: network.to_owned(),
@@ -108,10 +114,14 @@ impl Plugin {
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
         let name = ServerName::try_from("localhost").context("name the server")?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, self.dial().await?).await?;
+        let stream = TlsConnector::from(Arc::new(config))
+            .connect(name, self.dial().await?)
+            .await?;
         let mut stream = Some(TokioIo::new(stream));
         let connector = tower::service_fn(move |_| {
-            let stream = stream.take().ok_or_else(|| std::io::Error::other("the connection is closed"));
+            let stream = stream
+                .take()
+                .ok_or_else(|| std::io::Error::other("the connection is closed"));
             std::future::ready(stream)
         });
         let endpoint = Endpoint::from_static("http://localhost");

@@ -88,7 +88,11 @@ impl From<anyhow::Error> for Diagnostic {
     fn from(error: anyhow::Error) -> Self {
         let summary = error.to_string();
         let chain = format!("{error:#}");
-        let detail = if chain == summary { String::new() } else { chain };
+        let detail = if chain == summary {
+            String::new()
+        } else {
+            chain
+        };
         Self::error(summary).detail(detail)
     }
 }

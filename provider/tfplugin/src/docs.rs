@@ -22,17 +22,25 @@ pub fn pages<P: Provider>() -> Vec<Page> {
     let registry = Registry::of::<P>();
     let mut pages = Vec::new();
     let mut add = |folder: &str, name: &str, markdown: String| {
-        let short = name.strip_prefix(P::NAME).map_or(name, |rest| rest.trim_start_matches('_'));
+        let short = name
+            .strip_prefix(P::NAME)
+            .map_or(name, |rest| rest.trim_start_matches('_'));
         pages.push(Page {
             file: format!("{folder}{short}.md"),
             markdown,
         });
     };
     if let Ok(schema) = Schema::of_config::<P::Config>() {
-        add("", "index", thing(&format!("{} provider", P::NAME), &schema));
+        add(
+            "",
+            "index",
+            thing(&format!("{} provider", P::NAME), &schema),
+        );
     }
     for (name, resource) in &registry.resources {
-        let Ok(schema) = resource.schema() else { continue };
+        let Ok(schema) = resource.schema() else {
+            continue;
+        };
         let mut text = thing(&format!("{name} (resource)"), schema);
         if schema.timeouts.is_some() {
             limits(&mut text, resource.timeouts());
@@ -40,9 +48,19 @@ pub fn pages<P: Provider>() -> Vec<Page> {
         if let Ok(Some(identity)) = resource.identity_schema() {
             text.push_str("\n## Identity\n\n");
             for attribute in &identity.attributes {
-                let need = if attribute.optional { "optional" } else { "required" };
+                let need = if attribute.optional {
+                    "optional"
+                } else {
+                    "required"
+                };
                 let description = one_line(&attribute.description);
-                line(&mut text, &format!("- `{}` ({}, {need}) {description}", attribute.name, attribute.kind));
+                line(
+                    &mut text,
+                    &format!(
+                        "- `{}` ({}, {need}) {description}",
+                        attribute.name, attribute.kind
+                    ),
+                );
             }
         }
         if let Some(id) = resource.import_id() {
@@ -55,17 +73,29 @@ pub fn pages<P: Provider>() -> Vec<Page> {
     }
     for (name, data_source) in &registry.data_sources {
         if let Ok(schema) = data_source.schema() {
-            add("data-sources/", name, thing(&format!("{name} (data source)"), schema));
+            add(
+                "data-sources/",
+                name,
+                thing(&format!("{name} (data source)"), schema),
+            );
         }
     }
     for (name, ephemeral) in &registry.ephemerals {
         if let Ok(schema) = ephemeral.schema() {
-            add("ephemeral-resources/", name, thing(&format!("{name} (ephemeral resource)"), schema));
+            add(
+                "ephemeral-resources/",
+                name,
+                thing(&format!("{name} (ephemeral resource)"), schema),
+            );
         }
     }
     for (name, function) in &registry.functions {
         if let Ok(signature) = function.signature() {
-            add("functions/", name, function_page(P::NAME, name, function.summary(), signature));
+            add(
+                "functions/",
+                name,
+                function_page(P::NAME, name, function.summary(), signature),
+            );
         }
     }
     pages
@@ -95,7 +125,11 @@ fn thing(title: &str, schema: &Schema) -> String {
         ("Read-only", |a| !a.required && !a.optional),
     ];
     for (title, belongs) in sections {
-        let chosen: Vec<_> = schema.attributes.iter().filter(|attribute| belongs(attribute)).collect();
+        let chosen: Vec<_> = schema
+            .attributes
+            .iter()
+            .filter(|attribute| belongs(attribute))
+            .collect();
         if !chosen.is_empty() {
             let _ = write!(text, "\n## {title}\n\n");
             for attribute in chosen {
@@ -118,24 +152,46 @@ fn entry(text: &mut String, attribute: &Attribute, depth: usize) {
             "read-only".to_owned()
         });
     }
-    facts.extend(attribute.default.as_ref().map(|default| format!("default `{default}`")));
+    facts.extend(
+        attribute
+            .default
+            .as_ref()
+            .map(|default| format!("default `{default}`")),
+    );
     let flags = [
         (attribute.sensitive, "sensitive"),
         (attribute.write_only, "write-only"),
-        (attribute.requires_replace, "changing it replaces the resource"),
+        (
+            attribute.requires_replace,
+            "changing it replaces the resource",
+        ),
         (attribute.deprecated, "deprecated"),
     ];
-    facts.extend(flags.iter().filter(|(set, _)| *set).map(|(_, name)| (*name).to_owned()));
+    facts.extend(
+        flags
+            .iter()
+            .filter(|(set, _)| *set)
+            .map(|(_, name)| (*name).to_owned()),
+    );
     let mut sentences = vec![one_line(&attribute.description)];
     if attribute.required || attribute.optional {
-        sentences.extend(attribute.constraint().map(|allowed| format!("Must be {allowed}.")));
+        sentences.extend(
+            attribute
+                .constraint()
+                .map(|allowed| format!("Must be {allowed}.")),
+        );
     }
     if !attribute.deprecation.is_empty() {
         sentences.push(format!("Instead: {}.", attribute.deprecation));
     }
     sentences.retain(|sentence| !sentence.is_empty());
     let indent = "  ".repeat(depth);
-    let item = format!("{indent}- `{}` ({}) {}", attribute.name, facts.join(", "), sentences.join(" "));
+    let item = format!(
+        "{indent}- `{}` ({}) {}",
+        attribute.name,
+        facts.join(", "),
+        sentences.join(" ")
+    );
     line(text, item.trim_end());
     if let Shape::Nested { attributes, .. } = &attribute.shape {
         for attribute in attributes {
@@ -191,10 +247,24 @@ fn function_page(provider: &str, name: &str, summary: &str, signature: &Signatur
         parameters.join(", ")
     );
     for parameter in signature.parameters.iter().chain(&signature.variadic) {
-        let nullable = if parameter.nullable { ", may be null" } else { "" };
+        let nullable = if parameter.nullable {
+            ", may be null"
+        } else {
+            ""
+        };
         let mut sentences = vec![one_line(&parameter.description)];
-        sentences.extend(parameter.rules.describe().map(|allowed| format!("Must be {allowed}.")));
-        let item = format!("- `{}` ({}{nullable}) {}", parameter.name, parameter.kind, sentences.join(" "));
+        sentences.extend(
+            parameter
+                .rules
+                .describe()
+                .map(|allowed| format!("Must be {allowed}.")),
+        );
+        let item = format!(
+            "- `{}` ({}{nullable}) {}",
+            parameter.name,
+            parameter.kind,
+            sentences.join(" ")
+        );
         line(&mut text, item.trim_end());
     }
     text

@@ -36,7 +36,9 @@ pub trait Ephemeral: Sized + Send + Sync + 'static {
     }
 
     /// Ends it.
-    fn close(cx: &Operation<Self::Context, Self::Private>) -> impl Future<Output = Result<(), Diagnostics>> + Send {
+    fn close(
+        cx: &Operation<Self::Context, Self::Private>,
+    ) -> impl Future<Output = Result<(), Diagnostics>> + Send {
         let _ = cx;
         async { Ok(()) }
     }
@@ -60,6 +62,9 @@ impl<M> Opened<M> {
 
 impl<M> From<M> for Opened<M> {
     fn from(model: M) -> Self {
-        Self { model, renew_at: None }
+        Self {
+            model,
+            renew_at: None,
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! A typed SDK for Terraform providers: plugin protocol 6 on tonic and prost.
+//!
+#![doc = include_str!("../README.md")]
 
 mod attr;
 pub mod attribute;
 mod bridge;
-pub mod cty;
 #[cfg(feature = "client")]
 pub mod client;
+pub mod cty;
 mod data_source;
 mod diagnostics;
 pub mod docs;
@@ -41,8 +43,8 @@ pub use provider::Provider;
 pub use registry::{Registry, check};
 pub use resource::{Failure, MoveSource, Planned, Resource};
 pub use serve::{serve, serve_on};
-pub use transport::Transport;
 pub use timeouts::{DefaultTimeouts, Timeouts};
+pub use transport::Transport;
 
 /// Re-exported for `Provider::configure`.
 pub use tokio_util::sync::CancellationToken;

@@ -19,7 +19,11 @@ const LIBRARIES: [&str; 6] = ["h2", "hyper", "hyper_util", "rustls", "tonic", "t
 /// Sends `tracing` events of this process to Terraform.
 pub(crate) fn start() {
     let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
-    let level = level(variable("TF_LOG_PROVIDER").or_else(|| variable("TF_LOG")).as_deref());
+    let level = level(
+        variable("TF_LOG_PROVIDER")
+            .or_else(|| variable("TF_LOG"))
+            .as_deref(),
+    );
     let filter = Targets::new()
         .with_default(level)
         .with_targets(LIBRARIES.map(|library| (library, level.min(LevelFilter::WARN))));

@@ -13,9 +13,15 @@ use crate::cty::Value;
 use crate::{Diagnostic, Diagnostics, Model};
 
 /// Data of a resource that Terraform keeps beside its state and never shows.
-pub trait Private: Serialize + DeserializeOwned + Default + Clone + PartialEq + Send + Sync + 'static {}
+pub trait Private:
+    Serialize + DeserializeOwned + Default + Clone + PartialEq + Send + Sync + 'static
+{
+}
 
-impl<T: Serialize + DeserializeOwned + Default + Clone + PartialEq + Send + Sync + 'static> Private for T {}
+impl<T: Serialize + DeserializeOwned + Default + Clone + PartialEq + Send + Sync + 'static> Private
+    for T
+{
+}
 
 /// What is being done with a resource, a data source or an ephemeral resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,9 +138,9 @@ impl<C, P: Private> Operation<C, P> {
             P::default()
         } else {
             serde_json::from_slice(private).map_err(|error| {
-                Diagnostic::error(format!("Cannot read the private state to {act}")).detail(format!(
-                    "{error}. Another version of this provider may have written it."
-                ))
+                Diagnostic::error(format!("Cannot read the private state to {act}")).detail(
+                    format!("{error}. Another version of this provider may have written it."),
+                )
             })?
         };
         Ok(Self {
@@ -226,8 +232,11 @@ impl<C, P: Private> Operation<C, P> {
                 *lock(&self.private) = private;
             }
             Err(error) => self.warn(
-                Diagnostic::warning(format!("The private state of {} could not be kept", self.act.subject))
-                    .detail(error.to_string()),
+                Diagnostic::warning(format!(
+                    "The private state of {} could not be kept",
+                    self.act.subject
+                ))
+                .detail(error.to_string()),
             ),
         }
     }
@@ -238,8 +247,11 @@ impl<C, P: Private> Operation<C, P> {
         match crate::bridge::to_value(state) {
             Ok(value) => *lock(&self.record.kept) = Some(value),
             Err(error) => self.warn(
-                Diagnostic::warning(format!("The unfinished state of {} could not be kept", self.act.subject))
-                    .detail(error.to_string()),
+                Diagnostic::warning(format!(
+                    "The unfinished state of {} could not be kept",
+                    self.act.subject
+                ))
+                .detail(error.to_string()),
             ),
         }
     }
@@ -254,15 +266,22 @@ mod tests {
             verb: Verb::Create,
             subject: "sample_vm".into(),
         };
-        Operation::new(Arc::new(()), act, stop.clone(), limit, b"7", Arc::default()).expect("valid private state")
+        Operation::new(Arc::new(()), act, stop.clone(), limit, b"7", Arc::default())
+            .expect("valid private state")
     }
 
     #[tokio::test]
     async fn a_wait_ends_at_the_deadline_and_says_whose_it_was() {
         let stop = CancellationToken::new();
         let cx = operation(&stop, Some(Duration::from_millis(5)));
-        let error = cx.wait(std::future::pending::<()>()).await.expect_err("the deadline passes");
-        assert_eq!(error.to_string(), "create sample_vm did not finish within 5ms");
+        let error = cx
+            .wait(std::future::pending::<()>())
+            .await
+            .expect_err("the deadline passes");
+        assert_eq!(
+            error.to_string(),
+            "create sample_vm did not finish within 5ms"
+        );
     }
 
     #[tokio::test]
@@ -270,7 +289,10 @@ mod tests {
         let stop = CancellationToken::new();
         let cx = operation(&stop, None);
         stop.cancel();
-        let error = cx.sleep(Duration::from_secs(3600)).await.expect_err("stopped");
+        let error = cx
+            .sleep(Duration::from_secs(3600))
+            .await
+            .expect_err("stopped");
         assert!(matches!(error, Interrupted::Stopped { .. }), "{error}");
     }
 

@@ -34,7 +34,9 @@ pub(crate) fn with_defaults(attributes: &[Attribute], config: &Value) -> Value {
             *value = default.clone();
         }
         if let Some((nesting, attributes)) = attribute.nested() {
-            each_object(nesting, value, |object| *object = with_defaults(attributes, object));
+            each_object(nesting, value, |object| {
+                *object = with_defaults(attributes, object)
+            });
         }
     }
     Value::Map(wanted)
@@ -44,7 +46,9 @@ pub(crate) fn with_defaults(attributes: &[Attribute], config: &Value) -> Value {
 fn each_object(nesting: Nesting, value: &mut Value, mut f: impl FnMut(&mut Value)) {
     match (nesting, value) {
         (Nesting::Single, object @ Value::Map(_)) => f(object),
-        (Nesting::List | Nesting::Set, Value::List(elements) | Value::Set(elements)) => elements.iter_mut().for_each(f),
+        (Nesting::List | Nesting::Set, Value::List(elements) | Value::Set(elements)) => {
+            elements.iter_mut().for_each(f)
+        }
         (Nesting::Map, Value::Map(elements)) => elements.values_mut().for_each(f),
         _ => {}
     }
@@ -52,7 +56,9 @@ fn each_object(nesting: Nesting, value: &mut Value, mut f: impl FnMut(&mut Value
 
 /// The proposed object with every wanted value in it. A set's elements come out in the order of the configuration.
 fn fill(attributes: &[Attribute], proposed: Value, config: &Value, wanted: &Value) -> Value {
-    let (Value::Map(mut planned), Value::Map(config), Value::Map(wanted)) = (proposed, config, wanted) else {
+    let (Value::Map(mut planned), Value::Map(config), Value::Map(wanted)) =
+        (proposed, config, wanted)
+    else {
         return wanted.clone();
     };
     for attribute in attributes {
@@ -76,7 +82,13 @@ fn fill(attributes: &[Attribute], proposed: Value, config: &Value, wanted: &Valu
     Value::Map(planned)
 }
 
-fn fill_nested(nesting: Nesting, attributes: &[Attribute], proposed: Value, config: &Value, wanted: &Value) -> Value {
+fn fill_nested(
+    nesting: Nesting,
+    attributes: &[Attribute],
+    proposed: Value,
+    config: &Value,
+    wanted: &Value,
+) -> Value {
     let one = |proposed: Option<Value>, config: &Value, wanted: &Value| match proposed {
         Some(proposed) => fill(attributes, proposed, config, wanted),
         None => wanted.clone(),
@@ -122,18 +134,24 @@ fn comes_from(attributes: &[Attribute], proposed: &Value, config: &Value) -> boo
             return attribute.computed || proposed.is_null();
         }
         match (attribute.nested(), proposed, config) {
-            (Some((Nesting::Single, attributes)), proposed, config) => comes_from(attributes, proposed, config),
+            (Some((Nesting::Single, attributes)), proposed, config) => {
+                comes_from(attributes, proposed, config)
+            }
             (Some((_, attributes)), Value::List(proposed), Value::List(config))
             | (Some((_, attributes)), Value::Set(proposed), Value::Set(config)) => {
                 proposed.len() == config.len()
-                    && config
-                        .iter()
-                        .all(|config| proposed.iter().any(|proposed| comes_from(attributes, proposed, config)))
+                    && config.iter().all(|config| {
+                        proposed
+                            .iter()
+                            .any(|proposed| comes_from(attributes, proposed, config))
+                    })
             }
             (Some((Nesting::Map, attributes)), Value::Map(proposed), Value::Map(config)) => {
                 proposed.len() == config.len()
                     && config.iter().all(|(key, config)| {
-                        proposed.get(key).is_some_and(|proposed| comes_from(attributes, proposed, config))
+                        proposed
+                            .get(key)
+                            .is_some_and(|proposed| comes_from(attributes, proposed, config))
                     })
             }
             (_, proposed, config) => proposed == config,
@@ -162,7 +180,9 @@ pub(crate) fn differs(schema: &Schema, prior: &Value, planned: &Value) -> bool {
         (Value::Map(prior), Value::Map(planned)) => schema.attributes.iter().any(|attribute| {
             let name = &attribute.name;
             let is_timeouts = schema.timeouts.as_ref() == Some(name);
-            !is_timeouts && prior.get(name).unwrap_or(&Value::Null) != planned.get(name).unwrap_or(&Value::Null)
+            !is_timeouts
+                && prior.get(name).unwrap_or(&Value::Null)
+                    != planned.get(name).unwrap_or(&Value::Null)
         }),
         (prior, planned) => prior != planned,
     }
@@ -206,9 +226,21 @@ fn mark_unknown(attributes: &[Attribute], planned: &mut Value, wanted: &Value) {
 
 /// The attributes whose change needs a new resource. One that nobody configured and that is only known after apply is
 /// no change.
-pub(crate) fn replacements(schema: &Schema, prior: &Value, planned: &Value, config: &Value) -> Vec<Path> {
+pub(crate) fn replacements(
+    schema: &Schema,
+    prior: &Value,
+    planned: &Value,
+    config: &Value,
+) -> Vec<Path> {
     let mut found = Vec::new();
-    replaced(&schema.attributes, prior, planned, config, &mut Path::root(), &mut found);
+    replaced(
+        &schema.attributes,
+        prior,
+        planned,
+        config,
+        &mut Path::root(),
+        &mut found,
+    );
     found
 }
 
@@ -224,7 +256,9 @@ fn replaced(
         return;
     };
     for attribute in attributes {
-        let of = |object: &BTreeMap<String, Value>| object.get(&attribute.name).cloned().unwrap_or_default();
+        let of = |object: &BTreeMap<String, Value>| {
+            object.get(&attribute.name).cloned().unwrap_or_default()
+        };
         let (prior, planned) = (of(prior), of(planned));
         let config = config.get(&attribute.name).unwrap_or(&Value::Null);
         let left_open = planned.is_unknown() && config.is_null();
@@ -256,7 +290,9 @@ fn replaced_in(
         path.pop();
     };
     match (nesting, prior, planned) {
-        (Nesting::Single, prior, planned) => replaced(attributes, prior, planned, config, path, found),
+        (Nesting::Single, prior, planned) => {
+            replaced(attributes, prior, planned, config, path, found)
+        }
         (Nesting::List, Value::List(prior), Value::List(planned)) => {
             for (index, (prior, planned)) in prior.iter().zip(planned).enumerate() {
                 let config = match config {
@@ -269,16 +305,27 @@ fn replaced_in(
         (Nesting::Map, Value::Map(prior), Value::Map(planned)) => {
             for (key, prior) in prior {
                 if let Some(planned) = planned.get(key) {
-                    element(Step::Key(key.clone()), prior, planned, config.get(key).unwrap_or(&Value::Null));
+                    element(
+                        Step::Key(key.clone()),
+                        prior,
+                        planned,
+                        config.get(key).unwrap_or(&Value::Null),
+                    );
                 }
             }
         }
         (Nesting::Set, Value::Set(prior), Value::Set(planned)) => {
             // A set's elements have no names: one was changed when, in what needs replacement, some were lost and
             // others found.
-            let decisive = |elements: &[Value]| elements.iter().map(|e| decisive(attributes, e)).collect::<Vec<_>>();
+            let decisive = |elements: &[Value]| {
+                elements
+                    .iter()
+                    .map(|e| decisive(attributes, e))
+                    .collect::<Vec<_>>()
+            };
             let (prior, planned) = (decisive(prior), decisive(planned));
-            let lacks = |all: &[Value], other: &[Value]| other.iter().any(|element| !all.contains(element));
+            let lacks =
+                |all: &[Value], other: &[Value]| other.iter().any(|element| !all.contains(element));
             if lacks(&prior, &planned) && lacks(&planned, &prior) {
                 found.push(path.clone());
             }
@@ -296,8 +343,11 @@ fn decisive(attributes: &[Attribute], object: &Value) -> Value {
         }
         let (nesting, attributes) = attribute.nested()?;
         let mut value = value.clone();
-        each_object(nesting, &mut value, |object| *object = decisive(attributes, object));
-        matches!(value, Value::Map(_) | Value::List(_) | Value::Set(_)).then(|| (attribute.name.clone(), value))
+        each_object(nesting, &mut value, |object| {
+            *object = decisive(attributes, object)
+        });
+        matches!(value, Value::Map(_) | Value::List(_) | Value::Set(_))
+            .then(|| (attribute.name.clone(), value))
     });
     Value::Map(part.collect())
 }
@@ -325,7 +375,11 @@ pub(crate) fn merge(original: Value, before: &Value, after: Value) -> Value {
             if original.len() == after.len() && before.len() == after.len() =>
         {
             let pairs = original.into_iter().zip(before).zip(after);
-            Value::List(pairs.map(|((original, before), after)| merge(original, before, after)).collect())
+            Value::List(
+                pairs
+                    .map(|((original, before), after)| merge(original, before, after))
+                    .collect(),
+            )
         }
         (_, _, after) => after,
     }
@@ -349,7 +403,9 @@ pub(crate) fn settle(value: &mut Value) -> Vec<Path> {
                     element(Step::Index(index as u64), value);
                 }
             }
-            Value::Set(elements) => elements.iter_mut().for_each(|value| element(Step::Element, value)),
+            Value::Set(elements) => elements
+                .iter_mut()
+                .for_each(|value| element(Step::Element, value)),
             Value::Map(elements) => {
                 for (key, value) in elements {
                     element(Step::Attribute(key.clone()), value);

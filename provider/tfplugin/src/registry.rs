@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::erased::{
-    AnyDataSource, AnyEphemeral, AnyFunction, AnyResource, DataSourceEntry, EphemeralEntry, FunctionEntry, ResourceEntry,
+    AnyDataSource, AnyEphemeral, AnyFunction, AnyResource, DataSourceEntry, EphemeralEntry,
+    FunctionEntry, ResourceEntry,
 };
 use crate::schema::{Schema, SchemaError};
 use crate::{DataSource, Ephemeral, Function, Provider, Resource};
@@ -30,22 +31,26 @@ impl<C: Send + Sync + 'static> Registry<C> {
     }
 
     pub fn resource<R: Resource<Context = C>>(&mut self) -> &mut Self {
-        self.resources.insert(R::TYPE_NAME, Box::new(ResourceEntry::<R>::new()));
+        self.resources
+            .insert(R::TYPE_NAME, Box::new(ResourceEntry::<R>::new()));
         self
     }
 
     pub fn data_source<D: DataSource<Context = C>>(&mut self) -> &mut Self {
-        self.data_sources.insert(D::TYPE_NAME, Box::new(DataSourceEntry::<D>::new()));
+        self.data_sources
+            .insert(D::TYPE_NAME, Box::new(DataSourceEntry::<D>::new()));
         self
     }
 
     pub fn ephemeral<E: Ephemeral<Context = C>>(&mut self) -> &mut Self {
-        self.ephemerals.insert(E::TYPE_NAME, Box::new(EphemeralEntry::<E>::new()));
+        self.ephemerals
+            .insert(E::TYPE_NAME, Box::new(EphemeralEntry::<E>::new()));
         self
     }
 
     pub fn function<F: Function>(&mut self) -> &mut Self {
-        self.functions.insert(F::NAME, Box::new(FunctionEntry::<F>::new()));
+        self.functions
+            .insert(F::NAME, Box::new(FunctionEntry::<F>::new()));
         self
     }
 }
@@ -70,5 +75,9 @@ pub fn check<P: Provider>() -> Result<(), Vec<SchemaError>> {
     for function in registry.functions.values() {
         note(function.signature().err());
     }
-    if errors.is_empty() { Ok(()) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors)
+    }
 }

@@ -124,7 +124,10 @@ pub trait Resource: Sized + Send + Sync + 'static {
     }
 
     /// Turns an identity of an older version into the present one.
-    fn upgrade_identity(from_version: i64, identity: serde_json::Value) -> Result<serde_json::Value, String> {
+    fn upgrade_identity(
+        from_version: i64,
+        identity: serde_json::Value,
+    ) -> Result<serde_json::Value, String> {
         let _ = identity;
         Err(format!(
             "the identity of {} has no upgrade from version {from_version} to {}",
@@ -173,8 +176,8 @@ impl<M> From<M> for Planned<M> {
 /// An operation that did not succeed, and what exists nevertheless.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure<M> {
-    /// The state of what exists. `None`: as before the operation.
-    pub state: Option<M>,
+    /// The state of what exists. `None`: as before the operation. Boxed, because results carry failures around.
+    pub state: Option<Box<M>>,
     pub diagnostics: Diagnostics,
 }
 
@@ -182,7 +185,7 @@ impl<M> Failure<M> {
     /// A failure that leaves this behind.
     pub fn partial(state: M, diagnostics: impl Into<Diagnostics>) -> Self {
         Self {
-            state: Some(state),
+            state: Some(Box::new(state)),
             diagnostics: diagnostics.into(),
         }
     }

@@ -90,9 +90,13 @@ fn speaks_our_protocol(versions: Option<&str>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn listen<P: Provider>(provider: P, transport: Transport, client: &str) -> anyhow::Result<()> {
+async fn listen<P: Provider>(
+    provider: P,
+    transport: Transport,
+    client: &str,
+) -> anyhow::Result<()> {
     ignore_interrupts()?;
-    let listener = Listener::bind(transport, &Wishes::from_environment()).await?;
+    let (listener, _folder) = Listener::bind(transport, &Wishes::from_environment()).await?;
     let identity = tls::identity(client)?;
     let (network, address) = listener.announce()?;
     let connections = listener.connections(TlsAcceptor::from(identity.config));
@@ -182,8 +186,17 @@ mod tests {
 
     #[test]
     fn a_terraform_that_speaks_only_another_protocol_is_told_so() {
-        for (versions, spoken) in [(None, true), (Some("5,6"), true), (Some("6"), true), (Some("5"), false)] {
-            assert_eq!(speaks_our_protocol(versions).is_ok(), spoken, "{versions:?}");
+        for (versions, spoken) in [
+            (None, true),
+            (Some("5,6"), true),
+            (Some("6"), true),
+            (Some("5"), false),
+        ] {
+            assert_eq!(
+                speaks_our_protocol(versions).is_ok(),
+                spoken,
+                "{versions:?}"
+            );
         }
     }
 }

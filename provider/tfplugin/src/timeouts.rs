@@ -20,7 +20,9 @@ pub struct Span(pub Duration);
 
 /// Text that is no duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a duration: write numbers with units h, m, s or ms, such as \"10m\" or \"1h30m\"")]
+#[error(
+    "{0:?} is not a duration: write numbers with units h, m, s or ms, such as \"10m\" or \"1h30m\""
+)]
 pub struct SpanError(String);
 
 impl FromStr for Span {
@@ -34,7 +36,9 @@ impl FromStr for Span {
             let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
             let (number, after) = rest.split_at(digits);
             let number: u64 = number.parse().map_err(|_| bad())?;
-            let letters = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+            let letters = after
+                .find(|c: char| c.is_ascii_digit())
+                .unwrap_or(after.len());
             let (unit, after) = after.split_at(letters);
             let part = match unit {
                 "h" => number.checked_mul(3600).map(Duration::from_secs),
@@ -43,10 +47,16 @@ impl FromStr for Span {
                 "ms" => Some(Duration::from_millis(number)),
                 _ => None,
             };
-            total = part.and_then(|part| total.checked_add(part)).ok_or_else(bad)?;
+            total = part
+                .and_then(|part| total.checked_add(part))
+                .ok_or_else(bad)?;
             rest = after;
         }
-        if total.is_zero() { Err(bad()) } else { Ok(Self(total)) }
+        if total.is_zero() {
+            Err(bad())
+        } else {
+            Ok(Self(total))
+        }
     }
 }
 
@@ -150,7 +160,12 @@ impl DefaultTimeouts {
 
     /// The limit of an operation on the resource with this value, whose `timeouts` attribute has this name. An
     /// unreadable duration cannot get here: validation refuses it.
-    pub(crate) fn limit(&self, verb: Verb, value: &Value, attribute: Option<&str>) -> Option<Duration> {
+    pub(crate) fn limit(
+        &self,
+        verb: Verb,
+        value: &Value,
+        attribute: Option<&str>,
+    ) -> Option<Duration> {
         let set = attribute
             .and_then(|name| value.get(name)?.get(&verb.to_string())?.as_str())
             .and_then(|text| text.parse::<Span>().ok());

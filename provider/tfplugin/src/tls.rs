@@ -7,12 +7,17 @@ use anyhow::Context;
 use p521::ecdsa::signature::Verifier;
 use p521::ecdsa::{Signature, VerifyingKey};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    SignatureScheme,
+};
 
 /// What accepts connections, and the certificate that the handshake line tells Terraform to expect.
 pub(crate) struct Identity {
@@ -22,9 +27,10 @@ pub(crate) struct Identity {
 
 /// Makes this run's certificate. `client_pem` is Terraform's, from the environment.
 pub(crate) fn identity(client_pem: &str) -> anyhow::Result<Identity> {
-    let client = CertificateDer::from_pem_slice(client_pem.as_bytes()).context("read Terraform's certificate")?;
-    let mut parameters =
-        rcgen::CertificateParams::new(vec!["localhost".to_owned()]).context("describe a certificate")?;
+    let client = CertificateDer::from_pem_slice(client_pem.as_bytes())
+        .context("read Terraform's certificate")?;
+    let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
+        .context("describe a certificate")?;
     // Go's client takes the certificate as its root, and then checks that a root may sign.
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     parameters.key_usages = vec![
@@ -79,7 +85,9 @@ impl ClientCertVerifier for OnlyTerraform {
         if *end_entity == self.certificate {
             Ok(ClientCertVerified::assertion())
         } else {
-            Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            Err(Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            ))
         }
     }
 

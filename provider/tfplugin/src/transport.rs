@@ -40,12 +40,12 @@ const PORTS: (u16, u16) = (10_000, 25_000);
 /// A TLS handshake that takes longer than this is given up.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// What listens, with the folder of its socket, which goes when this does.
+/// What listens.
 pub(crate) enum Listener {
     #[cfg(unix)]
     Unix {
         listener: UnixListener,
-        folder: tempfile::TempDir,
+        socket: std::path::PathBuf,
     },
     Tcp(TcpListener),
 }
@@ -77,7 +77,12 @@ impl Wishes {
 }
 
 impl Listener {
-    pub(crate) async fn bind(transport: Transport, wishes: &Wishes) -> anyhow::Result<Self> {
+    /// Listens. The folder of a socket comes along, because it has to be dropped before the process ends, whatever
+    /// still runs then.
+    pub(crate) async fn bind(
+        transport: Transport,
+        wishes: &Wishes,
+    ) -> anyhow::Result<(Self, Option<tempfile::TempDir>)> {
         match transport {
             #[cfg(unix)]
             Transport::Unix => {
@@ -87,18 +92,20 @@ impl Listener {
                     .prefix("tfplugin-")
                     .permissions(std::fs::Permissions::from_mode(0o700))
                     .tempdir_in(&base)
-                    .with_context(|| format!("make a folder for the socket in {}", base.display()))?;
+                    .with_context(|| {
+                        format!("make a folder for the socket in {}", base.display())
+                    })?;
                 let socket = folder.path().join("socket");
-                let listener =
-                    UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
-                Ok(Self::Unix { listener, folder })
+                let listener = UnixListener::bind(&socket)
+                    .with_context(|| format!("listen on {}", socket.display()))?;
+                Ok((Self::Unix { listener, socket }, Some(folder)))
             }
             #[cfg(not(unix))]
             Transport::Unix => bail!("this system has no unix sockets"),
             Transport::Tcp => {
                 for port in wishes.ports() {
                     if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await {
-                        return Ok(Self::Tcp(listener));
+                        return Ok((Self::Tcp(listener), None));
                     }
                 }
                 bail!("no port from {:?} on 127.0.0.1 is free", wishes.ports());
@@ -110,12 +117,14 @@ impl Listener {
     pub(crate) fn announce(&self) -> anyhow::Result<(&'static str, String)> {
         match self {
             #[cfg(unix)]
-            Self::Unix { folder, .. } => {
-                let socket = folder.path().join("socket");
+            Self::Unix { socket, .. } => {
                 let text = socket.to_str().context("the socket's path is not UTF-8")?;
                 Ok(("unix", text.to_owned()))
             }
-            Self::Tcp(listener) => Ok(("tcp", listener.local_addr().context("read the port")?.to_string())),
+            Self::Tcp(listener) => Ok((
+                "tcp",
+                listener.local_addr().context("read the port")?.to_string(),
+            )),
         }
     }
 
@@ -132,7 +141,10 @@ impl Listener {
     }
 
     /// Every connection whose handshake succeeds. Drop the stream to stop listening.
-    pub(crate) fn connections(self, acceptor: TlsAcceptor) -> ReceiverStream<io::Result<Connection>> {
+    pub(crate) fn connections(
+        self,
+        acceptor: TlsAcceptor,
+    ) -> ReceiverStream<io::Result<Connection>> {
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(async move {
             loop {
@@ -179,13 +191,21 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }
 
@@ -223,14 +243,19 @@ mod tests {
             folder: Some(base.path().to_owned()),
             ..Wishes::default()
         };
-        let listener = Listener::bind(Transport::Unix, &wishes).await.expect("it listens");
+        let (listener, kept) = Listener::bind(Transport::Unix, &wishes)
+            .await
+            .expect("it listens");
         let (network, address) = listener.announce().expect("an address");
         assert_eq!(network, "unix");
         let folder = std::path::Path::new(&address).parent().expect("a folder");
-        let mode = std::fs::metadata(folder).expect("it exists").permissions().mode();
+        let mode = std::fs::metadata(folder)
+            .expect("it exists")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o700);
         assert_eq!(folder.parent(), Some(base.path()));
-        drop(listener);
+        drop(kept);
         assert!(!std::path::Path::new(&address).exists());
     }
 
@@ -246,7 +271,12 @@ mod tests {
         let refused = Listener::bind(Transport::Tcp, &wishes(port, port)).await;
         assert!(refused.is_err());
         drop(taken);
-        let listener = Listener::bind(Transport::Tcp, &wishes(port, port)).await.expect("it listens");
-        assert_eq!(listener.announce().expect("an address"), ("tcp", format!("127.0.0.1:{port}")));
+        let (listener, _) = Listener::bind(Transport::Tcp, &wishes(port, port))
+            .await
+            .expect("it listens");
+        assert_eq!(
+            listener.announce().expect("an address"),
+            ("tcp", format!("127.0.0.1:{port}"))
+        );
     }
 }

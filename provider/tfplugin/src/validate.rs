@@ -7,7 +7,11 @@ use crate::schema::{Attribute, Nesting, Violation};
 use crate::{Diagnostic, Diagnostics};
 
 /// Checks every value that is set. Null and unknown values pass.
-pub(crate) fn check(attributes: &[Attribute], config: &Value, write_only_allowed: bool) -> Diagnostics {
+pub(crate) fn check(
+    attributes: &[Attribute],
+    config: &Value,
+    write_only_allowed: bool,
+) -> Diagnostics {
     let mut check = Check {
         path: Path::root(),
         write_only_allowed,
@@ -40,7 +44,9 @@ impl Check {
             // Terraform leaves this to the provider.
             self.diagnostics.push(
                 Diagnostic::error(format!("{path} is read-only"))
-                    .detail(format!("Only the provider sets {path}. Remove it from the configuration."))
+                    .detail(format!(
+                        "Only the provider sets {path}. Remove it from the configuration."
+                    ))
                     .at(path.clone()),
             );
             return;
@@ -50,18 +56,25 @@ impl Check {
                 "" => format!("{path} is deprecated."),
                 instead => format!("{path} is deprecated: {instead}."),
             };
-            self.diagnostics
-                .push(Diagnostic::warning(format!("{path} is deprecated")).detail(detail).at(path.clone()));
+            self.diagnostics.push(
+                Diagnostic::warning(format!("{path} is deprecated"))
+                    .detail(detail)
+                    .at(path.clone()),
+            );
         }
         if attribute.write_only && !self.write_only_allowed {
             self.diagnostics.push(
                 Diagnostic::error(format!("{path} needs Terraform 1.11"))
-                    .detail(format!("{path} is write-only, which this version of Terraform does not know."))
+                    .detail(format!(
+                        "{path} is write-only, which this version of Terraform does not know."
+                    ))
                     .at(path.clone()),
             );
         }
         let mut violations = Vec::new();
-        attribute.rules.check(value, &mut self.path.clone(), &mut violations);
+        attribute
+            .rules
+            .check(value, &mut self.path.clone(), &mut violations);
         let hidden = attribute.sensitive || attribute.write_only;
         self.diagnostics
             .extend(violations.iter().map(|violation| refuse(violation, hidden)));
@@ -100,8 +113,16 @@ impl Check {
 }
 
 fn refuse(violation: &Violation, hidden: bool) -> Diagnostic {
-    let Violation { path, allowed, found } = violation;
-    let found = if hidden { "something else (not shown)" } else { found };
+    let Violation {
+        path,
+        allowed,
+        found,
+    } = violation;
+    let found = if hidden {
+        "something else (not shown)"
+    } else {
+        found
+    };
     Diagnostic::error(format!("Invalid value for {path}"))
         .detail(format!("{path} must be {allowed}, but it is {found}."))
         .at(path.clone())
@@ -147,7 +168,12 @@ mod tests {
         let value = bridge::to_value_of(&vm, schema.kind()).expect("a value");
         check(&schema.attributes, &value, write_only_allowed)
             .into_iter()
-            .map(|diagnostic| (diagnostic.path, format!("{} {}", diagnostic.summary, diagnostic.detail)))
+            .map(|diagnostic| {
+                (
+                    diagnostic.path,
+                    format!("{} {}", diagnostic.summary, diagnostic.detail),
+                )
+            })
             .collect()
     }
 
@@ -184,7 +210,12 @@ mod tests {
                 path!["id"],
             ]
         );
-        assert!(found[0].1.contains("text that matches ^[a-z]+$, but it is \"DB\""), "{found:?}");
+        assert!(
+            found[0]
+                .1
+                .contains("text that matches ^[a-z]+$, but it is \"DB\""),
+            "{found:?}"
+        );
         assert!(found[5].1.contains("use `name`"), "{found:?}");
         assert!(!found[6].1.contains("secret"), "{found:?}");
     }
@@ -195,7 +226,10 @@ mod tests {
         let unknown = Vm {
             name: Attr::Unknown,
             disks: Attr::Unknown,
-            set: Set(vec![Disk { size_mib: Attr::Unknown }]).into(),
+            set: Set(vec![Disk {
+                size_mib: Attr::Unknown,
+            }])
+            .into(),
             tags: Attr::Unknown,
             words: Attr::Unknown,
             title: Attr::Null,

@@ -94,10 +94,9 @@ EXAMPLES = r"""
 ---
 - name: Every machine reaches every other
   ondol.cloud.reachability:
-    targets: >-
-      {{ groups['all'] | difference([inventory_hostname])
-         | map('extract', hostvars)
-         | json_query('[].{name: inventory_hostname, address: ansible_host}') }}
+    from: "{{ inventory_hostname }}"
+    # addresses: a map from names to addresses
+    targets: "{{ addresses | dict2items(key_name='name', value_name='address') | rejectattr('name', 'eq', inventory_hostname) | list }}"
 
 - name: The gateway answers, by ICMP alone
   ondol.cloud.reachability:

@@ -83,14 +83,14 @@ _RUN = (
 
 # `--version` finds out whether the binary can run here at all: a noexec mount, an older C library.
 _STORE = (
-    'umask 077; d={folder}; s={sha256}; '
+    'umask 077; d={folder}; s={sha256}; t=; '
+    'trap \'rm -f "$t"; rmdir "$d" 2>/dev/null\' EXIT; '
     'fail() {{ echo "ondol-cache failed $d: $1"; cat >/dev/null; exit 1; }}; '
     'e=$(mkdir -p "$d" 2>&1) || fail "$e"; '
     'case $(cd "$d" && LC_ALL=C ls -ldn .) in d????-??-*) [ -O "$d" ] && [ ! -L "$d" ];; *) false;; esac '
-    '|| {{ cat >/dev/null; echo "ondol-cache refused $d"; exit 125; }}; '
+    '|| {{ trap - EXIT; cat >/dev/null; echo "ondol-cache refused $d"; exit 125; }}; '
     'find "$d" -name ".upload.*" -mmin +60 -exec rm -f {{}} + ; '
     't=$(mktemp "$d/.upload.XXXXXX" 2>&1) || fail "$t"; '
-    'trap \'rm -f "$t"\' EXIT; '
     'e=$( {{ cat >"$t"; }} 2>&1) || fail "$e"; '
     'h=$(sha256sum <"$t") || fail "sha256sum is missing"; '
     '[ "${{h%% *}}" = "$s" ] || fail "what arrived has the SHA-256 ${{h%% *}}, not $s"; '
@@ -132,7 +132,7 @@ class CachedAction(ActionBase):
         return self._task.resolved_action or self._task.action
 
     def _host(self, task_vars):
-        return task_vars.get('inventory_hostname', 'the target')
+        return self._task.delegate_to or task_vars.get('inventory_hostname', 'the target')
 
     def _run_stock(self, task_vars):
         wrap_async = self._task.async_val and not self._connection.has_native_async

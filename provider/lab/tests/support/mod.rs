@@ -129,8 +129,8 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
         assert!(
-            began.elapsed() < Duration::from_secs(60),
-            "did not happen within 60 s: {what}"
+            began.elapsed() < Duration::from_secs(120),
+            "did not happen within 120 s: {what}"
         );
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -2,7 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tfplugin::{Attr, Diagnostic, Diagnostics, Failure, Operation, Planned, Resource, attribute, path};
+use tfplugin::{
+    Attr, Diagnostic, Diagnostics, Failure, Operation, Planned, Resource, attribute, path,
+};
 
 use crate::machine::Machine;
 
@@ -52,7 +54,12 @@ impl Resource for Faulty {
 
     const TYPE_NAME: &'static str = "sample_faulty";
 
-    fn plan(_: Option<&Model>, planned: Model, _: &Model, diagnostics: &mut Diagnostics) -> Planned<Model> {
+    fn plan(
+        _: Option<&Model>,
+        planned: Model,
+        _: &Model,
+        diagnostics: &mut Diagnostics,
+    ) -> Planned<Model> {
         match planned.fault {
             Attr::Known(Fault::PanicPlan) => panic!("planned to panic"),
             Attr::Known(Fault::RefusePlan) => diagnostics.push(broken("plan")),

@@ -116,7 +116,12 @@ impl Resource for File {
         }
     }
 
-    fn plan(_: Option<&Model>, mut planned: Model, _: &Model, _: &mut Diagnostics) -> Planned<Model> {
+    fn plan(
+        _: Option<&Model>,
+        mut planned: Model,
+        _: &Model,
+        _: &mut Diagnostics,
+    ) -> Planned<Model> {
         // The length is known as soon as the content is.
         if planned.size.is_unknown() {
             planned.size = planned.content.as_ref().map(|content| content.len() as u64);
@@ -126,7 +131,11 @@ impl Resource for File {
 
     fn plan_delete(prior: &Model, diagnostics: &mut Diagnostics) {
         if prior.keep == Attr::Known(true) {
-            diagnostics.error(path!["keep"], "The file is to be kept", "Set keep to false first.");
+            diagnostics.error(
+                path!["keep"],
+                "The file is to be kept",
+                "Set keep to false first.",
+            );
         }
     }
 

@@ -61,11 +61,15 @@ impl Function for Port {
         let bad = |text: String| FunctionError::argument("address", text);
         let (host, port) = match address.split_once(':') {
             Some((host, port)) => {
-                let port = port.parse().map_err(|_| bad(format!("{port:?} is no port")))?;
+                let port = port
+                    .parse()
+                    .map_err(|_| bad(format!("{port:?} is no port")))?;
                 (host, port)
             }
             None => {
-                let port = fallback.into_known().ok_or_else(|| bad("it has no port".to_owned()))?;
+                let port = fallback
+                    .into_known()
+                    .ok_or_else(|| bad("it has no port".to_owned()))?;
                 (address.as_str(), port)
             }
         };

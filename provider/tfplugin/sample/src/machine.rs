@@ -15,7 +15,10 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(directory: PathBuf, greeting: String) -> Self {
-        Self { directory, greeting }
+        Self {
+            directory,
+            greeting,
+        }
     }
 
     fn place(&self, kind: &str, name: &str) -> PathBuf {
@@ -25,13 +28,19 @@ impl Machine {
     pub(crate) fn put(&self, kind: &str, name: &str, thing: &impl Serialize) -> anyhow::Result<()> {
         let place = self.place(kind, name);
         let folder = place.parent().expect("it was joined");
-        std::fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
-        let text = serde_json::to_vec_pretty(thing).with_context(|| format!("describe {kind} {name:?}"))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("make the folder {}", folder.display()))?;
+        let text = serde_json::to_vec_pretty(thing)
+            .with_context(|| format!("describe {kind} {name:?}"))?;
         std::fs::write(&place, text).with_context(|| format!("write {}", place.display()))
     }
 
     /// `None` when it certainly does not exist.
-    pub(crate) fn get<T: DeserializeOwned>(&self, kind: &str, name: &str) -> anyhow::Result<Option<T>> {
+    pub(crate) fn get<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        name: &str,
+    ) -> anyhow::Result<Option<T>> {
         let place = self.place(kind, name);
         match std::fs::read(&place) {
             Ok(text) => serde_json::from_slice(&text)
@@ -60,7 +69,11 @@ impl Machine {
             entries => {
                 for entry in entries.with_context(|| format!("list {}", folder.display()))? {
                     let name = entry.context("list a file")?.file_name();
-                    names.extend(name.to_str().and_then(|name| name.strip_suffix(".json")).map(str::to_owned));
+                    names.extend(
+                        name.to_str()
+                            .and_then(|name| name.strip_suffix(".json"))
+                            .map(str::to_owned),
+                    );
                 }
             }
         }

@@ -21,7 +21,10 @@ use std::sync::Arc;
 use machine::Machine;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tfplugin::{Attr, CancellationToken, Diagnostic, Diagnostics, Provider, Registry, Transport, attribute, path};
+use tfplugin::{
+    Attr, CancellationToken, Diagnostic, Diagnostics, Provider, Registry, Transport, attribute,
+    path,
+};
 
 struct Sample;
 
@@ -44,19 +47,33 @@ impl Provider for Sample {
 
     fn validate(config: &Config, diagnostics: &mut Diagnostics) {
         if config.greeting.as_str() == Some("goodbye") {
-            diagnostics.error(path!["greeting"], "That is no greeting", "Say something else.");
+            diagnostics.error(
+                path!["greeting"],
+                "That is no greeting",
+                "Say something else.",
+            );
         }
     }
 
-    async fn configure(&self, config: Config, _: CancellationToken) -> Result<Arc<Machine>, Diagnostics> {
+    async fn configure(
+        &self,
+        config: Config,
+        _: CancellationToken,
+    ) -> Result<Arc<Machine>, Diagnostics> {
         let directory = PathBuf::from(config.directory.require(path!["directory"])?);
         if !directory.is_dir() {
             return Err(Diagnostic::error("The folder does not exist")
-                .detail(format!("{} is not a folder. Make it first.", directory.display()))
+                .detail(format!(
+                    "{} is not a folder. Make it first.",
+                    directory.display()
+                ))
                 .at(path!["directory"])
                 .into());
         }
-        Ok(Arc::new(Machine::new(directory, config.greeting.unwrap_or_default())))
+        Ok(Arc::new(Machine::new(
+            directory,
+            config.greeting.unwrap_or_default(),
+        )))
     }
 
     fn register(registry: &mut Registry<Machine>) {
@@ -96,5 +113,28 @@ mod tests {
     #[test]
     fn every_schema_can_be_read() {
         assert_eq!(tfplugin::check::<super::Sample>(), Ok(()));
+    }
+
+    #[test]
+    fn the_reference_has_a_page_for_everything_and_says_what_is_allowed() {
+        let pages = tfplugin::docs::pages::<super::Sample>();
+        let files: Vec<_> = pages.iter().map(|page| page.file.as_str()).collect();
+        for file in [
+            "index.md",
+            "data-sources/files.md",
+            "ephemeral-resources/token.md",
+            "functions/port.md",
+        ] {
+            assert!(files.contains(&file), "{file} is not in {files:?}");
+        }
+        let page = pages
+            .iter()
+            .find(|page| page.file == "resources/nested.md")
+            .expect("a page");
+        let expected = "- `map` (map of objects)\n  - `size_mib` (number, required) How large it is. Must be a whole \
+                        number, at least 1.\n  - `format` (string, optional, default `\"vdi\"`, changing it replaces \
+                        the resource) How it is stored. Another format is another machine.\n  - `uuid` (string, \
+                        read-only) What the machine calls it.\n";
+        assert!(page.markdown.contains(expected), "{}", page.markdown);
     }
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tfplugin::{Attr, Diagnostic, Diagnostics, Dynamic, Failure, Operation, Resource, Set, attribute, path};
+use tfplugin::{
+    Attr, Diagnostic, Diagnostics, Dynamic, Failure, Operation, Resource, Set, attribute, path,
+};
 
 use crate::machine::{Machine, named};
 
@@ -100,7 +102,10 @@ impl Resource for Nested {
             diagnostics.error(
                 path!["map", tfplugin::Key(key.as_str()), "size_mib"],
                 "An unlucky size",
-                format!("The disk {key:?} of format {:?} has an unlucky size.", disk.format),
+                format!(
+                    "The disk {key:?} of format {:?} has an unlucky size.",
+                    disk.format
+                ),
             );
         }
     }

@@ -49,7 +49,12 @@ impl Resource for Secret {
         Ok(Some(state))
     }
 
-    async fn update(cx: &Cx, _: Model, planned: Model, config: &Model) -> Result<Model, Failure<Model>> {
+    async fn update(
+        cx: &Cx,
+        _: Model,
+        planned: Model,
+        config: &Model,
+    ) -> Result<Model, Failure<Model>> {
         set(cx, planned, config)
     }
 

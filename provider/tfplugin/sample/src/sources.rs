@@ -46,9 +46,19 @@ impl DataSource for Files {
     async fn read(cx: &Operation<Machine>, mut model: Model) -> Result<Model, Diagnostics> {
         let prefix = model.prefix.unwrap_or_default();
         let names = cx.context().list("file").map_err(Diagnostic::from)?;
-        let files = names.into_iter().filter(|name| name.starts_with(&prefix)).zip(0..);
+        let files = names
+            .into_iter()
+            .filter(|name| name.starts_with(&prefix))
+            .zip(0..);
         model.files = files
-            .map(|(name, position)| (name, Found { position: Attr::Known(position) }))
+            .map(|(name, position)| {
+                (
+                    name,
+                    Found {
+                        position: Attr::Known(position),
+                    },
+                )
+            })
             .collect::<BTreeMap<_, _>>()
             .into();
         model.greeting = cx.context().greeting.as_str().into();

@@ -41,7 +41,9 @@ impl Ephemeral for Token {
 
     async fn open(cx: &Cx, config: Model) -> Result<Opened<Model>, Diagnostics> {
         let owner = config.owner.unwrap_or_default();
-        cx.context().note(&format!("open {owner}")).map_err(Diagnostic::from)?;
+        cx.context()
+            .note(&format!("open {owner}"))
+            .map_err(Diagnostic::from)?;
         let token = format!("token-of-{owner}");
         cx.set_private(Private { owner, renewals: 0 });
         let opened = Opened::from(Model {
@@ -49,14 +51,18 @@ impl Ephemeral for Token {
             ..config.clone()
         });
         Ok(match config.renew_millis {
-            Attr::Known(millis) => opened.renew_at(SystemTime::now() + Duration::from_millis(millis)),
+            Attr::Known(millis) => {
+                opened.renew_at(SystemTime::now() + Duration::from_millis(millis))
+            }
             _ => opened,
         })
     }
 
     async fn renew(cx: &Cx) -> Result<Option<SystemTime>, Diagnostics> {
         let Private { owner, renewals } = cx.private();
-        cx.context().note(&format!("renew {owner}")).map_err(Diagnostic::from)?;
+        cx.context()
+            .note(&format!("renew {owner}"))
+            .map_err(Diagnostic::from)?;
         cx.set_private(Private {
             owner,
             renewals: renewals + 1,

@@ -64,7 +64,9 @@ impl<'de> de::Deserializer<'de> for Deserializer<'de> {
             Value::Number(Number::Int(int)) => visitor.visit_i64(*int),
             Value::Number(Number::UInt(uint)) => visitor.visit_u64(*uint),
             Value::Number(Number::Float(float)) => visitor.visit_f64(*float),
-            Value::Number(Number::Big(text)) => visitor.visit_newtype_struct(BorrowedStrDeserializer::new(text)),
+            Value::Number(Number::Big(text)) => {
+                visitor.visit_newtype_struct(BorrowedStrDeserializer::new(text))
+            }
             Value::String(text) => visitor.visit_borrowed_str(text),
             Value::List(elements) | Value::Set(elements) => visitor.visit_seq(Elements {
                 elements: elements.iter().enumerate(),
@@ -143,7 +145,11 @@ impl<'de> de::Deserializer<'de> for Deserializer<'de> {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -221,7 +227,11 @@ impl<'de> de::Deserializer<'de> for Deserializer<'de> {
         visitor.visit_unit()
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value> {
         visitor.visit_unit()
     }
 }
@@ -237,7 +247,10 @@ impl<'de> de::SeqAccess<'de> for Elements<'de> {
         let Some((index, element)) = self.elements.next() else {
             return Ok(None);
         };
-        step(seed.deserialize(Deserializer(element)), || Step::Index(index as u64)).map(Some)
+        step(seed.deserialize(Deserializer(element)), || {
+            Step::Index(index as u64)
+        })
+        .map(Some)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -259,12 +272,15 @@ impl<'de> de::MapAccess<'de> for Members<'de> {
             return Ok(None);
         };
         self.value = Some((key, value));
-        seed.deserialize(BorrowedStrDeserializer::new(key)).map(Some)
+        seed.deserialize(BorrowedStrDeserializer::new(key))
+            .map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value> {
         let (key, value) = self.value.take().expect("serde asks for the key first");
-        step(seed.deserialize(Deserializer(value)), || Step::Key(key.to_owned()))
+        step(seed.deserialize(Deserializer(value)), || {
+            Step::Key(key.to_owned())
+        })
     }
 }
 
@@ -293,12 +309,15 @@ impl<'de> de::MapAccess<'de> for Fields<'de> {
             Source::Unknown => &UNKNOWN,
         };
         self.value = Some((name, value));
-        seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some)
+        seed.deserialize(BorrowedStrDeserializer::new(name))
+            .map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value> {
         let (name, value) = self.value.take().expect("serde asks for the key first");
-        step(seed.deserialize(Deserializer(value)), || Step::Attribute(name.to_owned()))
+        step(seed.deserialize(Deserializer(value)), || {
+            Step::Attribute(name.to_owned())
+        })
     }
 }
 
@@ -317,7 +336,8 @@ impl<'de> de::MapAccess<'de> for TypeAndValue<'de> {
             (None, Some(_)) => "value",
             (None, None) => return Ok(None),
         };
-        seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some)
+        seed.deserialize(BorrowedStrDeserializer::new(name))
+            .map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value> {

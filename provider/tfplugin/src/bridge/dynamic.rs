@@ -127,7 +127,10 @@ impl<'de> Deserialize<'de> for Value {
             }
 
             /// How the bridge hands over what serde has no form for: a number's text, or, as a unit, the unknown.
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<Value, D::Error> {
                 struct Inner;
 
                 impl Visitor<'_> for Inner {

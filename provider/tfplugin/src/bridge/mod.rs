@@ -22,7 +22,10 @@ pub(crate) fn to_value<T: Serialize + ?Sized>(model: &T) -> Result<Value, ValueE
 }
 
 /// A model's value, as one of the schema's type.
-pub(crate) fn to_value_of<T: Serialize + ?Sized>(model: &T, kind: &Type) -> Result<Value, ValueError> {
+pub(crate) fn to_value_of<T: Serialize + ?Sized>(
+    model: &T,
+    kind: &Type,
+) -> Result<Value, ValueError> {
     to_value(model)?.conform(kind)
 }
 
@@ -120,12 +123,20 @@ mod tests {
                 mode: Attr::Null,
             }])
             .into(),
-            labels: BTreeMap::from([("a".to_owned(), Attr::Unknown), ("b".to_owned(), Attr::Null)]).into(),
+            labels: BTreeMap::from([
+                ("a".to_owned(), Attr::Unknown),
+                ("b".to_owned(), Attr::Null),
+            ])
+            .into(),
             names: vec!["x".to_owned()].into(),
             load: 0.5.into(),
             anything: Dynamic {
                 kind: Type::list(Type::Number),
-                value: Value::List(vec![int(1), Value::Number(Number::Big("1e999".into())), Value::UNKNOWN]),
+                value: Value::List(vec![
+                    int(1),
+                    Value::Number(Number::Big("1e999".into())),
+                    Value::UNKNOWN,
+                ]),
             }
             .into(),
         };
@@ -166,7 +177,10 @@ mod tests {
                 "invalid value: integer `-1`, expected u64",
             ),
             (
-                object([("list", Value::List(vec![object([]), object([("mode", text("hostonly"))])]))]),
+                object([(
+                    "list",
+                    Value::List(vec![object([]), object([("mode", text("hostonly"))])]),
+                )]),
                 path!["list", 1usize, "mode"],
                 "unknown variant `hostonly`, expected `bridged` or `nat`",
             ),

@@ -84,7 +84,9 @@ impl ser::Serializer for Serializer {
     }
 
     fn serialize_bytes(self, _: &[u8]) -> Result<Value> {
-        Err(Error::custom("bytes have no type in Terraform: encode them as text"))
+        Err(Error::custom(
+            "bytes have no type in Terraform: encode them as text",
+        ))
     }
 
     fn serialize_none(self) -> Result<Value> {
@@ -100,14 +102,27 @@ impl ser::Serializer for Serializer {
     }
 
     fn serialize_unit_struct(self, name: &'static str) -> Result<Value> {
-        Ok(if name == UNKNOWN { Value::UNKNOWN } else { Value::Null })
+        Ok(if name == UNKNOWN {
+            Value::UNKNOWN
+        } else {
+            Value::Null
+        })
     }
 
-    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<Value> {
+    fn serialize_unit_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+    ) -> Result<Value> {
         self.serialize_str(variant)
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<Value> {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<Value> {
         let value = value.serialize(self)?;
         Ok(match (name, value) {
             (SET, Value::List(elements)) => Value::Set(elements),
@@ -173,7 +188,9 @@ impl ser::Serializer for Serializer {
 }
 
 fn no_enum(name: &str) -> Error {
-    Error::custom(format!("{name} has a variant with data, which Terraform has no type for"))
+    Error::custom(format!(
+        "{name} has a variant with data, which Terraform has no type for"
+    ))
 }
 
 pub(super) struct Elements(Vec<Value>);
@@ -181,7 +198,8 @@ pub(super) struct Elements(Vec<Value>);
 impl Elements {
     fn push<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
         let index = self.0.len() as u64;
-        self.0.push(step(value.serialize(Serializer), || Step::Index(index))?);
+        self.0
+            .push(step(value.serialize(Serializer), || Step::Index(index))?);
         Ok(())
     }
 }
@@ -242,12 +260,18 @@ impl ser::SerializeMap for Members {
                 self.key = Some(key);
                 Ok(())
             }
-            other => Err(Error::custom(format!("the key of a map must be text, not {}", other.kind()))),
+            other => Err(Error::custom(format!(
+                "the key of a map must be text, not {}",
+                other.kind()
+            ))),
         }
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
-        let key = self.key.take().expect("serde gives the key before the value");
+        let key = self
+            .key
+            .take()
+            .expect("serde gives the key before the value");
         let value = step(value.serialize(Serializer), || Step::Key(key.clone()))?;
         self.map.insert(key, value);
         Ok(())
@@ -262,8 +286,14 @@ impl ser::SerializeStruct for Members {
     type Ok = Value;
     type Error = Error;
 
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<()> {
-        let value = step(value.serialize(Serializer), || Step::Attribute(name.to_owned()))?;
+    fn serialize_field<T: Serialize + ?Sized>(
+        &mut self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<()> {
+        let value = step(value.serialize(Serializer), || {
+            Step::Attribute(name.to_owned())
+        })?;
         self.map.insert(name.to_owned(), value);
         Ok(())
     }
@@ -272,7 +302,11 @@ impl ser::SerializeStruct for Members {
         if !self.dynamic {
             return Ok(Value::Map(self.map));
         }
-        let kind = self.map.get("type").and_then(Value::as_str).unwrap_or_default();
+        let kind = self
+            .map
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let kind = Type::from_bytes(kind.as_bytes()).map_err(Error)?;
         let value = self.map.remove("value").unwrap_or_default();
         Ok(Value::Dynamic(Box::new((kind, value))))

@@ -21,7 +21,8 @@ pub enum Extra {
 
 /// Reads a value.
 pub fn decode(bytes: &[u8], kind: &Type, extra: Extra) -> Result<Value> {
-    let raw: &RawValue = serde_json::from_slice(bytes).map_err(|error| ValueError::new(error.to_string()))?;
+    let raw: &RawValue =
+        serde_json::from_slice(bytes).map_err(|error| ValueError::new(error.to_string()))?;
     decode_at(raw, kind, extra, 0)
 }
 
@@ -42,7 +43,9 @@ fn parse<'a, T: Deserialize<'a>>(raw: &'a RawValue, kind: &Type) -> Result<T> {
             Some(b't' | b'f') => "a bool",
             _ => "a number",
         };
-        ValueError::new(format!("a value of type {kind} was expected, but {found} was found"))
+        ValueError::new(format!(
+            "a value of type {kind} was expected, but {found} was found"
+        ))
     })
 }
 
@@ -75,7 +78,9 @@ fn decode_at(raw: &RawValue, kind: &Type, extra: Extra, depth: usize) -> Result<
                 .into_iter()
                 .zip(kinds)
                 .enumerate()
-                .map(|(index, (raw, kind))| decode_at(raw, kind, extra, depth).within(|| Step::Index(index as u64)))
+                .map(|(index, (raw, kind))| {
+                    decode_at(raw, kind, extra, depth).within(|| Step::Index(index as u64))
+                })
                 .collect::<Result<_>>()
                 .map(Value::List)
         }
@@ -83,7 +88,8 @@ fn decode_at(raw: &RawValue, kind: &Type, extra: Extra, depth: usize) -> Result<
             let map: BTreeMap<String, &RawValue> = parse(raw, kind)?;
             map.into_iter()
                 .map(|(key, raw)| {
-                    let value = decode_at(raw, element, extra, depth).within(|| Step::Key(key.clone()))?;
+                    let value =
+                        decode_at(raw, element, extra, depth).within(|| Step::Key(key.clone()))?;
                     Ok((key, value))
                 })
                 .collect::<Result<_>>()
@@ -94,15 +100,17 @@ fn decode_at(raw: &RawValue, kind: &Type, extra: Extra, depth: usize) -> Result<
             let mut object = BTreeMap::new();
             for (name, kind) in kinds {
                 let value = match found.remove(name) {
-                    Some(raw) => decode_at(raw, kind, extra, depth).within(|| Step::Attribute(name.clone()))?,
+                    Some(raw) => decode_at(raw, kind, extra, depth)
+                        .within(|| Step::Attribute(name.clone()))?,
                     None => Value::Null,
                 };
                 object.insert(name.clone(), value);
             }
             match found.into_keys().next() {
-                Some(name) if extra == Extra::Refuse => {
-                    Err(ValueError::new(format!("there is no attribute {}", Value::String(name))))
-                }
+                Some(name) if extra == Extra::Refuse => Err(ValueError::new(format!(
+                    "there is no attribute {}",
+                    Value::String(name)
+                ))),
                 _ => Ok(Value::Map(object)),
             }
         }
@@ -143,7 +151,11 @@ fn encode_at(text: &mut String, value: &Value, kind: &Type, depth: usize) -> Res
         },
         (Value::String(string), Type::String) => quote(text, string),
         (Value::List(elements), Type::List(kind)) | (Value::Set(elements), Type::Set(kind)) => {
-            encode_elements(text, elements.iter().map(|element| (element, &**kind)), depth)?;
+            encode_elements(
+                text,
+                elements.iter().map(|element| (element, &**kind)),
+                depth,
+            )?;
         }
         (Value::List(elements), Type::Tuple(kinds)) if elements.len() == kinds.len() => {
             encode_elements(text, elements.iter().zip(kinds), depth)?;
@@ -173,7 +185,12 @@ fn encode_at(text: &mut String, value: &Value, kind: &Type, depth: usize) -> Res
             encode_at(text, value, kind, depth)?;
             text.push('}');
         }
-        (value, kind) => return Err(ValueError::new(format!("{} is not of type {kind}", value.kind()))),
+        (value, kind) => {
+            return Err(ValueError::new(format!(
+                "{} is not of type {kind}",
+                value.kind()
+            )));
+        }
     }
     Ok(())
 }

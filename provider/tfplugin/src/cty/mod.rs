@@ -64,7 +64,9 @@ impl<T> Within for Result<T, ValueError> {
 /// The depth one level down, if there is one.
 fn deeper(depth: usize) -> Result<usize, ValueError> {
     if depth >= MAX_DEPTH {
-        return Err(ValueError::new(format!("it nests deeper than {MAX_DEPTH} levels")));
+        return Err(ValueError::new(format!(
+            "it nests deeper than {MAX_DEPTH} levels"
+        )));
     }
     Ok(depth + 1)
 }

@@ -24,7 +24,10 @@ pub fn decode(bytes: &[u8], kind: &Type) -> Result<Value> {
     if rest.is_empty() {
         Ok(value)
     } else {
-        Err(ValueError::new(format!("{} bytes follow the value", rest.len())))
+        Err(ValueError::new(format!(
+            "{} bytes follow the value",
+            rest.len()
+        )))
     }
 }
 
@@ -65,9 +68,13 @@ fn decode_at(rest: &mut &[u8], kind: &Type, depth: usize) -> Result<Value> {
         ))
     };
     match kind {
-        Type::Bool => read::read_bool(rest).map(Value::Bool).map_err(|_| expected()),
+        Type::Bool => read::read_bool(rest)
+            .map(Value::Bool)
+            .map_err(|_| expected()),
         Type::String => match marker {
-            Marker::FixStr(_) | Marker::Str8 | Marker::Str16 | Marker::Str32 => text(rest).map(Value::String),
+            Marker::FixStr(_) | Marker::Str8 | Marker::Str16 | Marker::Str32 => {
+                text(rest).map(Value::String)
+            }
             _ => Err(expected()),
         },
         Type::Number => match marker {
@@ -87,9 +94,9 @@ fn decode_at(rest: &mut &[u8], kind: &Type, depth: usize) -> Result<Value> {
                     "-Inf" => Some(Number::Float(f64::NEG_INFINITY)),
                     text => Number::parse(text),
                 };
-                number
-                    .map(Value::Number)
-                    .ok_or_else(|| ValueError::new(format!("{} is not a number", Value::String(text))))
+                number.map(Value::Number).ok_or_else(|| {
+                    ValueError::new(format!("{} is not a number", Value::String(text)))
+                })
             }
             _ => read::read_int::<i64, _>(rest)
                 .map(|int| Value::Number(int.into()))
@@ -108,7 +115,9 @@ fn decode_at(rest: &mut &[u8], kind: &Type, depth: usize) -> Result<Value> {
             kinds
                 .iter()
                 .enumerate()
-                .map(|(index, kind)| decode_at(rest, kind, depth).within(|| Step::Index(index as u64)))
+                .map(|(index, kind)| {
+                    decode_at(rest, kind, depth).within(|| Step::Index(index as u64))
+                })
                 .collect::<Result<_>>()
                 .map(Value::List)
         }
@@ -127,10 +136,14 @@ fn decode_at(rest: &mut &[u8], kind: &Type, depth: usize) -> Result<Value> {
             let mut object = BTreeMap::new();
             for _ in 0..length {
                 let name = text(rest)?;
-                let kind = kinds
-                    .get(&name)
-                    .ok_or_else(|| ValueError::new(format!("there is no attribute {}", Value::String(name.clone()))))?;
-                let value = decode_at(rest, kind, depth).within(|| Step::Attribute(name.clone()))?;
+                let kind = kinds.get(&name).ok_or_else(|| {
+                    ValueError::new(format!(
+                        "there is no attribute {}",
+                        Value::String(name.clone())
+                    ))
+                })?;
+                let value =
+                    decode_at(rest, kind, depth).within(|| Step::Attribute(name.clone()))?;
                 object.insert(name, value);
             }
             for name in kinds.keys() {
@@ -142,11 +155,17 @@ fn decode_at(rest: &mut &[u8], kind: &Type, depth: usize) -> Result<Value> {
         }
         Type::Dynamic => {
             if read::read_array_len(rest).map_err(|_| expected())? != 2 {
-                return Err(ValueError::new("a value of dynamic type must be a pair of type and value"));
+                return Err(ValueError::new(
+                    "a value of dynamic type must be a pair of type and value",
+                ));
             }
             let length = match rest.first().copied().map(Marker::from_u8) {
-                Some(Marker::Bin8 | Marker::Bin16 | Marker::Bin32) => read::read_bin_len(rest).map_err(|_| cut_short())?,
-                _ => read::read_str_len(rest).map_err(|_| ValueError::new("its type is not text"))?,
+                Some(Marker::Bin8 | Marker::Bin16 | Marker::Bin32) => {
+                    read::read_bin_len(rest).map_err(|_| cut_short())?
+                }
+                _ => {
+                    read::read_str_len(rest).map_err(|_| ValueError::new("its type is not text"))?
+                }
             };
             let kind = Type::from_bytes(take(rest, length)?)?;
             let value = decode_at(rest, &kind, depth)?;
@@ -176,7 +195,9 @@ fn float_value(float: f64) -> Result<Value> {
 }
 
 fn take<'a>(rest: &mut &'a [u8], length: u32) -> Result<&'a [u8]> {
-    let (taken, after) = rest.split_at_checked(length as usize).ok_or_else(cut_short)?;
+    let (taken, after) = rest
+        .split_at_checked(length as usize)
+        .ok_or_else(cut_short)?;
     *rest = after;
     Ok(taken)
 }
@@ -214,7 +235,11 @@ fn encode_at(bytes: &mut Vec<u8>, value: &Value, kind: &Type, depth: usize) -> R
             Ok(())
         }
         (Value::Unknown(Refinement(Some(refinement))), _) => {
-            written(write::write_ext_meta(bytes, length(refinement.len())?, REFINED))?;
+            written(write::write_ext_meta(
+                bytes,
+                length(refinement.len())?,
+                REFINED,
+            ))?;
             bytes.extend_from_slice(refinement);
             Ok(())
         }
@@ -225,7 +250,9 @@ fn encode_at(bytes: &mut Vec<u8>, value: &Value, kind: &Type, depth: usize) -> R
             Number::UInt(uint) => written(write::write_uint(bytes, *uint)),
             Number::Float(float) if float.is_infinite() => written(write::write_f64(bytes, *float)),
             // As text, because Terraform takes a binary float digit for digit: 0.1 would not be 0.1 there.
-            Number::Float(_) | Number::Big(_) => written(write::write_str(bytes, &number.to_string())),
+            Number::Float(_) | Number::Big(_) => {
+                written(write::write_str(bytes, &number.to_string()))
+            }
         },
         (Value::List(elements), Type::List(kind)) | (Value::Set(elements), Type::Set(kind)) => {
             written(write::write_array_len(bytes, length(elements.len())?))?;
@@ -267,15 +294,21 @@ fn encode_at(bytes: &mut Vec<u8>, value: &Value, kind: &Type, depth: usize) -> R
             written(write::write_bin(bytes, &kind.to_bytes()))?;
             encode_at(bytes, value, kind, depth)
         }
-        (value, kind) => Err(ValueError::new(format!("{} is not of type {kind}", value.kind()))),
+        (value, kind) => Err(ValueError::new(format!(
+            "{} is not of type {kind}",
+            value.kind()
+        ))),
     }
 }
 
 /// Writing into memory does not fail.
 fn written<T, E: std::fmt::Debug>(result: std::result::Result<T, E>) -> Result<()> {
-    result.map(drop).map_err(|error| ValueError::new(format!("{error:?}")))
+    result
+        .map(drop)
+        .map_err(|error| ValueError::new(format!("{error:?}")))
 }
 
 fn length(length: usize) -> Result<u32> {
-    u32::try_from(length).map_err(|_| ValueError::new("it has more elements than msgpack can count"))
+    u32::try_from(length)
+        .map_err(|_| ValueError::new("it has more elements than msgpack can count"))
 }

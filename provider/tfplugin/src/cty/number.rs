@@ -166,9 +166,13 @@ impl<'de> Deserialize<'de> for Number {
                 Number::from_f64(float).ok_or_else(|| E::custom("NaN is not a number"))
             }
 
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Number, D::Error> {
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<Number, D::Error> {
                 let text = String::deserialize(deserializer)?;
-                Number::parse(&text).ok_or_else(|| de::Error::custom(format!("{text:?} is not a number")))
+                Number::parse(&text)
+                    .ok_or_else(|| de::Error::custom(format!("{text:?} is not a number")))
             }
         }
 
@@ -214,7 +218,11 @@ impl Decimal {
             return None;
         }
         let mut exponent = i64::from(exponent) - i64::try_from(fraction.len()).ok()?;
-        let trailing = digits.iter().rev().take_while(|digit| **digit == b'0').count();
+        let trailing = digits
+            .iter()
+            .rev()
+            .take_while(|digit| **digit == b'0')
+            .count();
         digits.truncate(digits.len() - trailing);
         exponent += i64::try_from(trailing).ok()?;
         let leading = digits.iter().take_while(|digit| **digit == b'0').count();
@@ -239,10 +247,15 @@ impl Decimal {
         if self.exponent < 0 || self.exponent > LONGEST || self.digits.len() > LONGEST as usize {
             return None;
         }
-        let digits = self.digits.iter().fold(0, |sum: i128, digit| sum * 10 + i128::from(digit - b'0'));
+        let digits = self
+            .digits
+            .iter()
+            .fold(0, |sum: i128, digit| sum * 10 + i128::from(digit - b'0'));
         let whole = digits.checked_mul(10_i128.pow(self.exponent.try_into().ok()?))?;
         let signed = if self.negative { -whole } else { whole };
-        (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&signed).then_some(signed)
+        (i128::from(i64::MIN)..=i128::from(u64::MAX))
+            .contains(&signed)
+            .then_some(signed)
     }
 }
 
@@ -274,10 +287,22 @@ mod tests {
             ("0.1", Some(Number::Float(0.1))),
             ("1.50", Some(Number::Float(1.5))),
             ("1e300", Some(Number::Float(1e300))),
-            ("4.611686018427388e18", Some(Number::Int(4_611_686_018_427_388_000))),
-            ("18446744073709551616", Some(Number::Big("18446744073709551616".into()))),
-            ("18446744073709551617.0", Some(Number::Big("18446744073709551617".into()))),
-            ("0.12345678901234567890123", Some(Number::Big("12345678901234567890123e-23".into()))),
+            (
+                "4.611686018427388e18",
+                Some(Number::Int(4_611_686_018_427_388_000)),
+            ),
+            (
+                "18446744073709551616",
+                Some(Number::Big("18446744073709551616".into())),
+            ),
+            (
+                "18446744073709551617.0",
+                Some(Number::Big("18446744073709551617".into())),
+            ),
+            (
+                "0.12345678901234567890123",
+                Some(Number::Big("12345678901234567890123e-23".into())),
+            ),
             ("1e+999", Some(Number::Big("1e999".into()))),
             ("", None),
             ("-", None),
@@ -298,7 +323,10 @@ mod tests {
         assert_eq!(Number::from_f64(1e300), Some(Number::Float(1e300)));
         assert_eq!(Number::from_f64(f64::NAN), None);
         assert_eq!(Number::from_exact_f64(0.5), Some(Number::Float(0.5)));
-        assert_eq!(Number::from_exact_f64(18_446_744_073_709_551_616.0), Number::parse("18446744073709551616"));
+        assert_eq!(
+            Number::from_exact_f64(18_446_744_073_709_551_616.0),
+            Number::parse("18446744073709551616")
+        );
         assert_ne!(Number::from_exact_f64(0.1), Number::parse("0.1"));
     }
 }

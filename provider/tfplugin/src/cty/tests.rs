@@ -9,7 +9,12 @@ use super::*;
 use crate::path;
 
 fn kinds() -> impl Strategy<Value = Type> {
-    let leaf = prop_oneof![Just(Type::String), Just(Type::Number), Just(Type::Bool), Just(Type::Dynamic)];
+    let leaf = prop_oneof![
+        Just(Type::String),
+        Just(Type::Number),
+        Just(Type::Bool),
+        Just(Type::Dynamic)
+    ];
     leaf.prop_recursive(4, 16, 4, |inner| {
         prop_oneof![
             inner.clone().prop_map(Type::list),
@@ -31,7 +36,8 @@ fn numbers() -> impl Strategy<Value = Number> {
         any::<f64>().prop_filter_map("NaN and infinity are no decimals", |float| {
             Number::from_exact_f64(float).filter(|_| float.is_finite())
         }),
-        "-?[1-9][0-9]{0,40}(\\.[0-9]{1,40})?(e-?[0-9]{1,3})?".prop_filter_map("a number", |text| Number::parse(&text)),
+        "-?[1-9][0-9]{0,40}(\\.[0-9]{1,40})?(e-?[0-9]{1,3})?"
+            .prop_filter_map("a number", |text| Number::parse(&text)),
     ]
 }
 
@@ -42,20 +48,29 @@ fn values(kind: &Type, unknowns: bool) -> BoxedStrategy<Value> {
         Type::Number => numbers().prop_map(Value::Number).boxed(),
         Type::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
         Type::Dynamic => kinds()
-            .prop_filter("a value's own type is never open", |kind| *kind != Type::Dynamic)
+            .prop_filter("a value's own type is never open", |kind| {
+                *kind != Type::Dynamic
+            })
             .prop_flat_map(move |kind| {
                 let value = values(&kind, unknowns);
                 (Just(kind), value)
             })
             .prop_map(|pair| Value::Dynamic(Box::new(pair)))
             .boxed(),
-        Type::List(kind) => vec(values(kind, unknowns), 0..4).prop_map(Value::List).boxed(),
-        Type::Set(kind) => vec(values(kind, unknowns), 0..4).prop_map(Value::Set).boxed(),
+        Type::List(kind) => vec(values(kind, unknowns), 0..4)
+            .prop_map(Value::List)
+            .boxed(),
+        Type::Set(kind) => vec(values(kind, unknowns), 0..4)
+            .prop_map(Value::Set)
+            .boxed(),
         Type::Map(kind) => btree_map(any::<String>(), values(kind, unknowns), 0..4)
             .prop_map(Value::Map)
             .boxed(),
         Type::Object(kinds) => {
-            let attributes: Vec<_> = kinds.iter().map(|(name, kind)| (Just(name.clone()), values(kind, unknowns))).collect();
+            let attributes: Vec<_> = kinds
+                .iter()
+                .map(|(name, kind)| (Just(name.clone()), values(kind, unknowns)))
+                .collect();
             attributes
                 .prop_map(|pairs| Value::Map(pairs.into_iter().collect::<BTreeMap<_, _>>()))
                 .boxed()
@@ -70,7 +85,8 @@ fn values(kind: &Type, unknowns: bool) -> BoxedStrategy<Value> {
         vec(any::<u8>(), 0..9).prop_map(|bytes| Refinement(Some(bytes.into()))),
     ];
     if unknowns {
-        prop_oneof![8 => known, 1 => Just(Value::Null), 1 => refinement.prop_map(Value::Unknown)].boxed()
+        prop_oneof![8 => known, 1 => Just(Value::Null), 1 => refinement.prop_map(Value::Unknown)]
+            .boxed()
     } else {
         prop_oneof![8 => known, 1 => Just(Value::Null)].boxed()
     }
@@ -140,8 +156,15 @@ proptest! {
 
 fn plain(value: Value) -> Value {
     match value {
-        Value::List(elements) | Value::Set(elements) => Value::List(elements.into_iter().map(plain).collect()),
-        Value::Map(elements) => Value::Map(elements.into_iter().map(|(key, value)| (key, plain(value))).collect()),
+        Value::List(elements) | Value::Set(elements) => {
+            Value::List(elements.into_iter().map(plain).collect())
+        }
+        Value::Map(elements) => Value::Map(
+            elements
+                .into_iter()
+                .map(|(key, value)| (key, plain(value)))
+                .collect(),
+        ),
         Value::Dynamic(pair) => plain(pair.1),
         value => value,
     }
@@ -157,8 +180,13 @@ fn depth_is_refused_before_the_stack_ends() {
     }
     assert!(msgpack::decode(&deep_value, &kind).is_err());
     let mut deep_dynamic = vec![0x92, 0xc5, 0, 0];
-    let kind_text = format!("{}\"string\"{}", "[\"list\",".repeat(7000), "]".repeat(7000));
-    deep_dynamic[2..4].copy_from_slice(&u16::try_from(kind_text.len()).expect("short").to_be_bytes());
+    let kind_text = format!(
+        "{}\"string\"{}",
+        "[\"list\",".repeat(7000),
+        "]".repeat(7000)
+    );
+    deep_dynamic[2..4]
+        .copy_from_slice(&u16::try_from(kind_text.len()).expect("short").to_be_bytes());
     deep_dynamic.extend(kind_text.as_bytes());
     assert!(msgpack::decode(&deep_dynamic, &Type::Dynamic).is_err());
     let deep_json = "[".repeat(1_000_000);
@@ -184,24 +212,36 @@ fn a_length_is_not_believed_before_the_elements_are_there() {
     ];
     for (bytes, kind) in cases {
         let error = msgpack::decode(bytes, &kind).expect_err("the data ends");
-        assert!(error.message.contains("ends in the middle") || error.message.contains("text"), "{error}");
+        assert!(
+            error.message.contains("ends in the middle") || error.message.contains("text"),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn an_error_says_where_the_value_stands() {
     let disk = Type::Object(BTreeMap::from([("size".to_owned(), Type::Number)]));
-    let kind = Type::Object(BTreeMap::from([("disks".to_owned(), Type::map(Type::list(disk)))]));
+    let kind = Type::Object(BTreeMap::from([(
+        "disks".to_owned(),
+        Type::map(Type::list(disk)),
+    )]));
     let expected = path!["disks", crate::Key("data"), 1usize, "size"];
     let text = r#"{"disks": {"data": [{"size": 1}, {"size": "two"}]}}"#;
     let error = json::decode(text.as_bytes(), &kind, json::Extra::Refuse).expect_err("a string");
     assert_eq!(error.path, expected);
-    assert_eq!(error.message, "a value of type number was expected, but a string was found");
+    assert_eq!(
+        error.message,
+        "a value of type number was expected, but a string was found"
+    );
 
     let bytes = b"\x81\xa5disks\x81\xa4data\x92\x81\xa4size\x01\x81\xa4size\xc3";
     let error = msgpack::decode(bytes, &kind).expect_err("a bool");
     assert_eq!(error.path, expected);
-    assert_eq!(error.message, "a value of type number was expected, but a bool was found");
+    assert_eq!(
+        error.message,
+        "a value of type number was expected, but a bool was found"
+    );
 }
 
 #[test]
@@ -209,17 +249,37 @@ fn terraforms_own_forms_are_read() {
     let cases: [(&[u8], Type, Value); 9] = [
         (b"\xc0", Type::String, Value::Null),
         (b"\xd4\x00\x00", Type::Bool, Value::UNKNOWN),
-        (b"\xc7\x03\x0c\x81\x01\xc2", Type::String, Value::Unknown(Refinement(Some([0x81, 0x01, 0xc2].as_slice().into())))),
+        (
+            b"\xc7\x03\x0c\x81\x01\xc2",
+            Type::String,
+            Value::Unknown(Refinement(Some([0x81, 0x01, 0xc2].as_slice().into()))),
+        ),
         (b"\xa30.1", Type::Number, Value::Number(Number::Float(0.1))),
-        (b"\xcb\x3f\xe0\x00\x00\x00\x00\x00\x00", Type::Number, Value::Number(Number::Float(0.5))),
-        (b"\xca\x40\x00\x00\x00", Type::Number, Value::Number(Number::Int(2))),
-        (b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", Type::Number, Value::Number(Number::UInt(u64::MAX))),
+        (
+            b"\xcb\x3f\xe0\x00\x00\x00\x00\x00\x00",
+            Type::Number,
+            Value::Number(Number::Float(0.5)),
+        ),
+        (
+            b"\xca\x40\x00\x00\x00",
+            Type::Number,
+            Value::Number(Number::Int(2)),
+        ),
+        (
+            b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff",
+            Type::Number,
+            Value::Number(Number::UInt(u64::MAX)),
+        ),
         (
             b"\x92\xc4\x08\"string\"\xa1x",
             Type::Dynamic,
             Value::Dynamic(Box::new((Type::String, Value::String("x".to_owned())))),
         ),
-        (b"\x92\xc4\x06\"bool\"\xc0", Type::Dynamic, Value::Dynamic(Box::new((Type::Bool, Value::Null)))),
+        (
+            b"\x92\xc4\x06\"bool\"\xc0",
+            Type::Dynamic,
+            Value::Dynamic(Box::new((Type::Bool, Value::Null))),
+        ),
     ];
     for (bytes, kind, expected) in cases {
         assert_eq!(msgpack::decode(bytes, &kind), Ok(expected));

@@ -44,10 +44,16 @@ impl Type {
             Self::Set(element) => json!(["set", element.to_json()]),
             Self::Map(element) => json!(["map", element.to_json()]),
             Self::Object(attributes) => {
-                let attributes: Map<_, _> = attributes.iter().map(|(k, v)| (k.clone(), v.to_json())).collect();
+                let attributes: Map<_, _> = attributes
+                    .iter()
+                    .map(|(k, v)| (k.clone(), v.to_json()))
+                    .collect();
                 json!(["object", attributes])
             }
-            Self::Tuple(elements) => json!(["tuple", elements.iter().map(Self::to_json).collect::<Vec<_>>()]),
+            Self::Tuple(elements) => json!([
+                "tuple",
+                elements.iter().map(Self::to_json).collect::<Vec<_>>()
+            ]),
         }
     }
 
@@ -60,8 +66,8 @@ impl Type {
     }
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, ValueError> {
-        let json: Json =
-            serde_json::from_slice(bytes).map_err(|error| ValueError::new(format!("its type is not JSON: {error}")))?;
+        let json: Json = serde_json::from_slice(bytes)
+            .map_err(|error| ValueError::new(format!("its type is not JSON: {error}")))?;
         Self::from_json(&json)
     }
 
@@ -147,7 +153,10 @@ impl fmt::Display for Type {
     }
 }
 
-const _: () = assert!(MAX_DEPTH < 128, "serde_json reads JSON of a type no deeper than this");
+const _: () = assert!(
+    MAX_DEPTH < 128,
+    "serde_json reads JSON of a type no deeper than this"
+);
 
 #[cfg(test)]
 mod tests {

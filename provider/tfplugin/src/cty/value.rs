@@ -120,7 +120,11 @@ impl Value {
             elements
                 .into_iter()
                 .enumerate()
-                .map(|(index, element)| element.conform_at(kind, depth).within(|| Step::Index(index as u64)))
+                .map(|(index, element)| {
+                    element
+                        .conform_at(kind, depth)
+                        .within(|| Step::Index(index as u64))
+                })
                 .collect::<Result<Vec<_>, _>>()
         };
         Ok(match (self, kind) {
@@ -129,18 +133,26 @@ impl Value {
             | (value @ Self::Number(_), Type::Number)
             | (value @ Self::String(_), Type::String) => value,
             (Self::List(list), Type::List(kind)) => Self::List(elements(list, kind)?),
-            (Self::List(list) | Self::Set(list), Type::Set(kind)) => Self::Set(elements(list, kind)?),
+            (Self::List(list) | Self::Set(list), Type::Set(kind)) => {
+                Self::Set(elements(list, kind)?)
+            }
             (Self::List(list), Type::Tuple(kinds)) if list.len() == kinds.len() => Self::List(
                 list.into_iter()
                     .zip(kinds)
                     .enumerate()
-                    .map(|(index, (element, kind))| element.conform_at(kind, depth).within(|| Step::Index(index as u64)))
+                    .map(|(index, (element, kind))| {
+                        element
+                            .conform_at(kind, depth)
+                            .within(|| Step::Index(index as u64))
+                    })
                     .collect::<Result<_, _>>()?,
             ),
             (Self::Map(map), Type::Map(kind)) => Self::Map(
                 map.into_iter()
                     .map(|(key, element)| {
-                        let element = element.conform_at(kind, depth).within(|| Step::Key(key.clone()))?;
+                        let element = element
+                            .conform_at(kind, depth)
+                            .within(|| Step::Key(key.clone()))?;
                         Ok((key, element))
                     })
                     .collect::<Result<_, _>>()?,
@@ -149,7 +161,9 @@ impl Value {
                 let mut object = BTreeMap::new();
                 for (name, kind) in kinds {
                     let value = map.remove(name).unwrap_or_default();
-                    let value = value.conform_at(kind, depth).within(|| Step::Attribute(name.clone()))?;
+                    let value = value
+                        .conform_at(kind, depth)
+                        .within(|| Step::Attribute(name.clone()))?;
                     object.insert(name.clone(), value);
                 }
                 if let Some(name) = map.into_keys().next() {
@@ -163,7 +177,10 @@ impl Value {
                 Self::Dynamic(Box::new((kind, value)))
             }
             (value, kind) => {
-                return Err(ValueError::new(format!("{} is not of type {kind}", value.kind())));
+                return Err(ValueError::new(format!(
+                    "{} is not of type {kind}",
+                    value.kind()
+                )));
             }
         })
     }
@@ -179,7 +196,9 @@ impl fmt::Display for Value {
             Self::Bool(bool) => write!(f, "{bool}"),
             Self::Number(number) => write!(f, "{number}"),
             Self::String(text) => match text.char_indices().nth(LONGEST) {
-                Some((end, _)) => write!(f, "{:?} and {} bytes more", &text[..end], text.len() - end),
+                Some((end, _)) => {
+                    write!(f, "{:?} and {} bytes more", &text[..end], text.len() - end)
+                }
                 None => write!(f, "{text:?}"),
             },
             Self::List(elements) | Self::Set(elements) => {

@@ -47,7 +47,11 @@ impl<D: DataSource> AnyDataSource<D::Context> for DataSourceEntry<D> {
         diagnostics
     }
 
-    fn read(&self, call: Call<D::Context>, config: Value) -> BoxFuture<'_, Result<Value, Diagnostics>> {
+    fn read(
+        &self,
+        call: Call<D::Context>,
+        config: Value,
+    ) -> BoxFuture<'_, Result<Value, Diagnostics>> {
         Box::pin(async move {
             let schema = self.schema().map_err(Diagnostic::from)?;
             let cx = call.operation()?;

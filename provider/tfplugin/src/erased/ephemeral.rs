@@ -16,7 +16,8 @@ pub(crate) struct OpenedValue {
 pub(crate) trait AnyEphemeral<C>: Send + Sync {
     fn schema(&self) -> Read<&Schema>;
     fn validate(&self, config: &Value) -> Diagnostics;
-    fn open(&self, call: Call<C>, config: Value) -> BoxFuture<'_, Result<OpenedValue, Diagnostics>>;
+    fn open(&self, call: Call<C>, config: Value)
+    -> BoxFuture<'_, Result<OpenedValue, Diagnostics>>;
     fn renew(&self, call: Call<C>) -> BoxFuture<'_, Result<Option<SystemTime>, Diagnostics>>;
     fn close(&self, call: Call<C>) -> BoxFuture<'_, Result<(), Diagnostics>>;
 }
@@ -49,7 +50,11 @@ impl<E: Ephemeral> AnyEphemeral<E::Context> for EphemeralEntry<E> {
         diagnostics
     }
 
-    fn open(&self, call: Call<E::Context>, config: Value) -> BoxFuture<'_, Result<OpenedValue, Diagnostics>> {
+    fn open(
+        &self,
+        call: Call<E::Context>,
+        config: Value,
+    ) -> BoxFuture<'_, Result<OpenedValue, Diagnostics>> {
         Box::pin(async move {
             let schema = self.schema().map_err(Diagnostic::from)?;
             let cx = call.operation()?;
@@ -63,7 +68,10 @@ impl<E: Ephemeral> AnyEphemeral<E::Context> for EphemeralEntry<E> {
         })
     }
 
-    fn renew(&self, call: Call<E::Context>) -> BoxFuture<'_, Result<Option<SystemTime>, Diagnostics>> {
+    fn renew(
+        &self,
+        call: Call<E::Context>,
+    ) -> BoxFuture<'_, Result<Option<SystemTime>, Diagnostics>> {
         Box::pin(async move {
             let cx = call.operation()?;
             E::renew(&cx).await

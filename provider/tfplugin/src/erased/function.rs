@@ -52,12 +52,20 @@ impl Signature {
             Some(at) if at + 1 == parameters.len() => {
                 let mut last = parameters.remove(at);
                 let Type::List(element) = last.kind else {
-                    return Err(wrong::<F>(&last.name, "a variadic parameter must be a list"));
+                    return Err(wrong::<F>(
+                        &last.name,
+                        "a variadic parameter must be a list",
+                    ));
                 };
                 last.kind = *element;
                 Some(last)
             }
-            Some(at) => return Err(wrong::<F>(&parameters[at].name, "only the last parameter can be variadic")),
+            Some(at) => {
+                return Err(wrong::<F>(
+                    &parameters[at].name,
+                    "only the last parameter can be variadic",
+                ));
+            }
         };
         Ok(Self {
             description: Schema::description_of::<F::Arguments>(),
@@ -74,12 +82,20 @@ impl Signature {
     }
 
     fn position_of(&self, name: &str) -> Option<i64> {
-        let named = self.parameters.iter().position(|parameter| parameter.name == name);
+        let named = self
+            .parameters
+            .iter()
+            .position(|parameter| parameter.name == name);
         let last = || {
-            let variadic = self.variadic.as_ref().filter(|parameter| parameter.name == name);
+            let variadic = self
+                .variadic
+                .as_ref()
+                .filter(|parameter| parameter.name == name);
             variadic.map(|_| self.parameters.len())
         };
-        named.or_else(last).and_then(|position| i64::try_from(position).ok())
+        named
+            .or_else(last)
+            .and_then(|position| i64::try_from(position).ok())
     }
 
     /// The arguments as the struct that the function takes.
@@ -96,11 +112,16 @@ impl Signature {
             let mut violations = Vec::new();
             let mut path = Path::root();
             path.push(Step::Attribute(parameter.name.clone()));
-            parameter.rules.check(&object[&parameter.name], &mut path, &mut violations);
+            parameter
+                .rules
+                .check(&object[&parameter.name], &mut path, &mut violations);
             if let Some(violation) = violations.first() {
                 return Err(self.error_at(
                     &violation.path,
-                    format!("must be {}, but it is {}", violation.allowed, violation.found),
+                    format!(
+                        "must be {}, but it is {}",
+                        violation.allowed, violation.found
+                    ),
                 ));
             }
         }
@@ -111,15 +132,24 @@ impl Signature {
     fn error_at(&self, path: &Path, text: String) -> CallError {
         let argument = match path.steps() {
             [Step::Attribute(name), rest @ ..] => self.position_of(name).map(|position| {
-                let is_variadic = self.variadic.as_ref().is_some_and(|parameter| parameter.name == *name);
+                let is_variadic = self
+                    .variadic
+                    .as_ref()
+                    .is_some_and(|parameter| parameter.name == *name);
                 match rest {
-                    [Step::Index(index), ..] if is_variadic => position + i64::try_from(*index).unwrap_or_default(),
+                    [Step::Index(index), ..] if is_variadic => {
+                        position + i64::try_from(*index).unwrap_or_default()
+                    }
                     _ => position,
                 }
             }),
             _ => None,
         };
-        let text = if path.is_root() { text } else { format!("{path}: {text}") };
+        let text = if path.is_root() {
+            text
+        } else {
+            format!("{path}: {text}")
+        };
         CallError { argument, text }
     }
 }
@@ -147,8 +177,8 @@ impl<F: Function> AnyFunction for FunctionEntry<F> {
             text: error.to_string(),
         })?;
         let object = signature.object(arguments)?;
-        let arguments =
-            bridge::from_value(&object).map_err(|error| signature.error_at(&error.path, error.message.clone()))?;
+        let arguments = bridge::from_value(&object)
+            .map_err(|error| signature.error_at(&error.path, error.message.clone()))?;
         let output = F::call(arguments).map_err(|error| match error.argument {
             Some(name) => signature.error_at(&Path::root().child(name), error.text),
             None => CallError {

@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use data_source::{AnyDataSource, DataSourceEntry};
 pub(crate) use ephemeral::{AnyEphemeral, EphemeralEntry};
 pub(crate) use function::{AnyFunction, CallError, FunctionEntry, Signature};
-pub(crate) use resource::{AnyResource, Applied, IdentitySchema, ImportTarget, ResourceEntry};
+pub(crate) use resource::{
+    AnyResource, Applied, IdentitySchema, ImportTarget, PlannedValue, ResourceEntry,
+};
 
 use crate::cty::{Value, ValueError};
 use crate::operation::{Act, Private, Record};
@@ -41,7 +43,14 @@ pub(crate) struct Call<C> {
 
 impl<C> Call<C> {
     fn operation<P: Private>(self) -> Result<Operation<C, P>, Diagnostic> {
-        Operation::new(self.context, self.act, self.stop, self.limit, &self.private, self.record)
+        Operation::new(
+            self.context,
+            self.act,
+            self.stop,
+            self.limit,
+            &self.private,
+            self.record,
+        )
     }
 }
 
@@ -60,7 +69,8 @@ impl<T> Lazy<T> {
 
 impl From<SchemaError> for Diagnostic {
     fn from(error: SchemaError) -> Self {
-        Self::error("The provider's schema is wrong").detail(format!("This is a bug in the provider: {error}."))
+        Self::error("The provider's schema is wrong")
+            .detail(format!("This is a bug in the provider: {error}."))
     }
 }
 
@@ -88,7 +98,12 @@ fn model<T: DeserializeOwned>(value: &Value) -> Result<T, Diagnostic> {
 }
 
 /// The value of a model that code may have changed, over the value that it was read from.
-fn written<T: Serialize>(schema: &Schema, original: Value, before: &Value, after: &T) -> Result<Value, Diagnostic> {
+fn written<T: Serialize>(
+    schema: &Schema,
+    original: Value,
+    before: &Value,
+    after: &T,
+) -> Result<Value, Diagnostic> {
     let after = bridge::to_value_of(after, schema.kind()).map_err(unwritable)?;
     Ok(plan::merge(original, before, after))
 }

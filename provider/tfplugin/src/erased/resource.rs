@@ -16,6 +16,14 @@ pub(crate) struct Applied {
     pub(crate) diagnostics: Diagnostics,
 }
 
+/// What a resource decided to become.
+pub(crate) struct PlannedValue {
+    pub(crate) value: Value,
+    /// Attributes whose change needs a new resource, besides those the schema marks.
+    pub(crate) replace: Vec<Path>,
+    pub(crate) warnings: Diagnostics,
+}
+
 pub(crate) enum ImportTarget {
     Id(String),
     Identity(Value),
@@ -34,23 +42,44 @@ pub(crate) trait AnyResource<C>: Send + Sync {
     /// `None` for a resource without an identity.
     fn identity_schema(&self) -> Read<Option<&IdentitySchema>>;
     fn validate(&self, config: &Value) -> Diagnostics;
-    /// The plan, and the paths that need a new resource.
     fn plan(
         &self,
         call: Call<C>,
         prior: Value,
         planned: Value,
         config: Value,
-    ) -> BoxFuture<'_, Result<(Value, Vec<Path>, Diagnostics), Diagnostics>>;
+    ) -> BoxFuture<'_, Result<PlannedValue, Diagnostics>>;
     fn plan_delete(&self, prior: &Value) -> Diagnostics;
     fn create(&self, call: Call<C>, planned: Value, config: Value) -> BoxFuture<'_, Applied>;
-    fn read(&self, call: Call<C>, state: Value) -> BoxFuture<'_, Result<Option<Value>, Diagnostics>>;
-    fn update(&self, call: Call<C>, prior: Value, planned: Value, config: Value) -> BoxFuture<'_, Applied>;
+    fn read(
+        &self,
+        call: Call<C>,
+        state: Value,
+    ) -> BoxFuture<'_, Result<Option<Value>, Diagnostics>>;
+    fn update(
+        &self,
+        call: Call<C>,
+        prior: Value,
+        planned: Value,
+        config: Value,
+    ) -> BoxFuture<'_, Applied>;
     fn delete(&self, call: Call<C>, state: Value) -> BoxFuture<'_, Applied>;
-    fn import(&self, call: Call<C>, target: ImportTarget) -> BoxFuture<'_, Result<Value, Diagnostics>>;
+    fn import(
+        &self,
+        call: Call<C>,
+        target: ImportTarget,
+    ) -> BoxFuture<'_, Result<Value, Diagnostics>>;
     fn identity(&self, state: &Value) -> Result<Option<Value>, Diagnostic>;
-    fn upgrade(&self, from_version: i64, state: serde_json::Value) -> Result<serde_json::Value, String>;
-    fn upgrade_identity(&self, from_version: i64, identity: serde_json::Value) -> Result<Value, Diagnostic>;
+    fn upgrade(
+        &self,
+        from_version: i64,
+        state: serde_json::Value,
+    ) -> Result<serde_json::Value, String>;
+    fn upgrade_identity(
+        &self,
+        from_version: i64,
+        identity: serde_json::Value,
+    ) -> Result<Value, Diagnostic>;
     fn move_from(&self, source: &MoveSource) -> Option<Result<Value, Diagnostics>>;
 }
 
@@ -92,7 +121,7 @@ fn applied<M: crate::Model>(
     result: Result<M, Failure<M>>,
 ) -> Applied {
     let (state, mut diagnostics) = match result {
-        Ok(state) => (Some(state), Diagnostics::new()),
+        Ok(state) => (Some(Box::new(state)), Diagnostics::new()),
         Err(Failure { state, diagnostics }) => (state, diagnostics),
     };
     let state = state.and_then(|state| match written(schema, planned, before, &state) {
@@ -134,7 +163,10 @@ impl<R: Resource> AnyResource<R::Context> for ResourceEntry<R> {
             if attributes.is_empty() {
                 return Ok(None);
             }
-            let kinds = attributes.iter().map(|a| (a.name.clone(), a.kind.clone())).collect();
+            let kinds = attributes
+                .iter()
+                .map(|a| (a.name.clone(), a.kind.clone()))
+                .collect();
             Ok(Some(IdentitySchema {
                 version: R::IDENTITY_VERSION,
                 attributes,
@@ -159,7 +191,7 @@ impl<R: Resource> AnyResource<R::Context> for ResourceEntry<R> {
         prior: Value,
         planned: Value,
         config: Value,
-    ) -> BoxFuture<'_, Result<(Value, Vec<Path>, Diagnostics), Diagnostics>> {
+    ) -> BoxFuture<'_, Result<PlannedValue, Diagnostics>> {
         Box::pin(async move {
             let schema = self.known_schema()?;
             let cx = call.operation()?;
@@ -175,7 +207,9 @@ impl<R: Resource> AnyResource<R::Context> for ResourceEntry<R> {
             if diagnostics.has_error() {
                 return Err(diagnostics);
             }
-            let looked = cx.wait(R::plan_in_context(&cx, prior.as_ref(), decided, &config)).await;
+            let looked = cx
+                .wait(R::plan_in_context(&cx, prior.as_ref(), decided, &config))
+                .await;
             let Planned { model, replace } = match looked.map_err(Diagnostic::from)? {
                 Ok(planned) => planned,
                 Err(more) => {
@@ -183,7 +217,11 @@ impl<R: Resource> AnyResource<R::Context> for ResourceEntry<R> {
                     return Err(diagnostics);
                 }
             };
-            Ok((written(schema, planned, &before, &model)?, replace, diagnostics))
+            Ok(PlannedValue {
+                value: written(schema, planned, &before, &model)?,
+                replace,
+                warnings: diagnostics,
+            })
         })
     }
 
@@ -196,7 +234,12 @@ impl<R: Resource> AnyResource<R::Context> for ResourceEntry<R> {
         diagnostics
     }
 
-    fn create(&self, call: Call<R::Context>, planned: Value, config: Value) -> BoxFuture<'_, Applied> {
+    fn create(
+        &self,
+        call: Call<R::Context>,
+        planned: Value,
+        config: Value,
+    ) -> BoxFuture<'_, Applied> {
         Box::pin(async move {
             let schema = attempt!(self.known_schema());
             let cx = attempt!(call.operation());
@@ -208,7 +251,11 @@ impl<R: Resource> AnyResource<R::Context> for ResourceEntry<R> {
         })
     }
 
-    fn read(&self, call: Call<R::Context>, state: Value) -> BoxFuture<'_, Result<Option<Value>, Diagnostics>> {
+    fn read(
+        &self,
+        call: Call<R::Context>,
+        state: Value,
+    ) -> BoxFuture<'_, Result<Option<Value>, Diagnostics>> {
         Box::pin(async move {
             let schema = self.known_schema()?;
             let cx = call.operation()?;
@@ -221,7 +268,13 @@ impl<R: Resource> AnyResource<R::Context> for ResourceEntry<R> {
         })
     }
 
-    fn update(&self, call: Call<R::Context>, prior: Value, planned: Value, config: Value) -> BoxFuture<'_, Applied> {
+    fn update(
+        &self,
+        call: Call<R::Context>,
+        prior: Value,
+        planned: Value,
+        config: Value,
+    ) -> BoxFuture<'_, Applied> {
         Box::pin(async move {
             let schema = attempt!(self.known_schema());
             let cx = attempt!(call.operation());
@@ -250,13 +303,19 @@ impl<R: Resource> AnyResource<R::Context> for ResourceEntry<R> {
         })
     }
 
-    fn import(&self, call: Call<R::Context>, target: ImportTarget) -> BoxFuture<'_, Result<Value, Diagnostics>> {
+    fn import(
+        &self,
+        call: Call<R::Context>,
+        target: ImportTarget,
+    ) -> BoxFuture<'_, Result<Value, Diagnostics>> {
         Box::pin(async move {
             let schema = self.known_schema()?;
             let cx = call.operation()?;
             let found = match target {
                 ImportTarget::Id(id) => R::import(&cx, &id).await?,
-                ImportTarget::Identity(identity) => R::import_by_identity(&cx, model(&identity)?).await?,
+                ImportTarget::Identity(identity) => {
+                    R::import_by_identity(&cx, model(&identity)?).await?
+                }
             };
             Ok(bridge::to_value_of(&found, schema.kind()).map_err(unwritable)?)
         })
@@ -272,21 +331,39 @@ impl<R: Resource> AnyResource<R::Context> for ResourceEntry<R> {
             .transpose()
     }
 
-    fn upgrade(&self, from_version: i64, state: serde_json::Value) -> Result<serde_json::Value, String> {
+    fn upgrade(
+        &self,
+        from_version: i64,
+        state: serde_json::Value,
+    ) -> Result<serde_json::Value, String> {
         R::upgrade(from_version, state)
     }
 
-    fn upgrade_identity(&self, from_version: i64, identity: serde_json::Value) -> Result<Value, Diagnostic> {
+    fn upgrade_identity(
+        &self,
+        from_version: i64,
+        identity: serde_json::Value,
+    ) -> Result<Value, Diagnostic> {
         let Some(schema) = self.identity_schema()? else {
-            return Err(Diagnostic::error(format!("{} has no identity", R::TYPE_NAME)));
+            return Err(Diagnostic::error(format!(
+                "{} has no identity",
+                R::TYPE_NAME
+            )));
         };
         let upgraded = if from_version == schema.version {
             identity
         } else {
-            R::upgrade_identity(from_version, identity)
-                .map_err(|error| Diagnostic::error(format!("Cannot upgrade the identity of {}", R::TYPE_NAME)).detail(error))?
+            R::upgrade_identity(from_version, identity).map_err(|error| {
+                Diagnostic::error(format!("Cannot upgrade the identity of {}", R::TYPE_NAME))
+                    .detail(error)
+            })?
         };
-        json::decode(upgraded.to_string().as_bytes(), &schema.kind, json::Extra::Drop).map_err(unreadable)
+        json::decode(
+            upgraded.to_string().as_bytes(),
+            &schema.kind,
+            json::Extra::Drop,
+        )
+        .map_err(unreadable)
     }
 
     fn move_from(&self, source: &MoveSource) -> Option<Result<Value, Diagnostics>> {

@@ -211,14 +211,24 @@ fn elements_keep_their_stable_values_in_lists_sets_and_maps() {
     let config = Vm {
         set: Set(vec![new_disk(2), new_disk(3), new_disk(1)]).into(),
         list: vec![new_disk(1), new_disk(9)].into(),
-        disks: BTreeMap::from([("x".to_owned(), new_disk(5)), ("y".to_owned(), new_disk(6))]).into(),
+        disks: BTreeMap::from([("x".to_owned(), new_disk(5)), ("y".to_owned(), new_disk(6))])
+            .into(),
         ..vm()
     };
     // Terraform carries computed values over to elements that are otherwise equal, and to the same index and key.
     let proposed = Vm {
-        set: Set(vec![old_disk(1.into(), "a"), old_disk(2.into(), "b"), new_disk(3)]).into(),
+        set: Set(vec![
+            old_disk(1.into(), "a"),
+            old_disk(2.into(), "b"),
+            new_disk(3),
+        ])
+        .into(),
         list: vec![old_disk(1.into(), "c"), new_disk(9)].into(),
-        disks: BTreeMap::from([("x".to_owned(), old_disk(5.into(), "d")), ("y".to_owned(), new_disk(6))]).into(),
+        disks: BTreeMap::from([
+            ("x".to_owned(), old_disk(5.into(), "d")),
+            ("y".to_owned(), new_disk(6)),
+        ])
+        .into(),
         ..prior.clone()
     };
     let planned = plan(Some(&prior), &config, &proposed);
@@ -226,11 +236,21 @@ fn elements_keep_their_stable_values_in_lists_sets_and_maps() {
         uuid: uuid.into(),
         ..planned_disk(size_mib.into())
     };
-    assert_eq!(planned.set, Set(vec![kept(1, "a"), kept(2, "b"), planned_disk(3.into())]).into());
-    assert_eq!(planned.list, vec![kept(1, "c"), planned_disk(9.into())].into());
+    assert_eq!(
+        planned.set,
+        Set(vec![kept(1, "a"), kept(2, "b"), planned_disk(3.into())]).into()
+    );
+    assert_eq!(
+        planned.list,
+        vec![kept(1, "c"), planned_disk(9.into())].into()
+    );
     assert_eq!(
         planned.disks,
-        BTreeMap::from([("x".to_owned(), kept(5, "d")), ("y".to_owned(), planned_disk(6.into()))]).into()
+        BTreeMap::from([
+            ("x".to_owned(), kept(5, "d")),
+            ("y".to_owned(), planned_disk(6.into()))
+        ])
+        .into()
     );
 }
 
@@ -251,26 +271,83 @@ fn replacement_is_asked_for_where_an_attribute_that_needs_it_changes() {
     };
     let cases = [
         (existing(), existing(), vec![]),
-        (existing(), Vm { name: "web".into(), ..existing() }, vec![path!["name"]]),
-        (existing(), Vm { name: Attr::Unknown, ..existing() }, vec![path!["name"]]),
+        (
+            existing(),
+            Vm {
+                name: "web".into(),
+                ..existing()
+            },
+            vec![path!["name"]],
+        ),
+        (
+            existing(),
+            Vm {
+                name: Attr::Unknown,
+                ..existing()
+            },
+            vec![path!["name"]],
+        ),
         // Nobody configured it, so that it may change is no reason.
-        (existing(), Vm { mac: Attr::Unknown, ..existing() }, vec![]),
-        (existing(), Vm { mac: "09".into(), ..existing() }, vec![path!["mac"]]),
-        (with_disk(same.clone()), with_disk(qcow.clone()), vec![path!["disks", Key("x"), "format"]]),
+        (
+            existing(),
+            Vm {
+                mac: Attr::Unknown,
+                ..existing()
+            },
+            vec![],
+        ),
+        (
+            existing(),
+            Vm {
+                mac: "09".into(),
+                ..existing()
+            },
+            vec![path!["mac"]],
+        ),
+        (
+            with_disk(same.clone()),
+            with_disk(qcow.clone()),
+            vec![path!["disks", Key("x"), "format"]],
+        ),
         (existing(), with_disk(qcow.clone()), vec![]),
         (with_disk(same.clone()), existing(), vec![]),
         (
-            Vm { list: vec![same.clone()].into(), ..existing() },
-            Vm { list: vec![qcow.clone()].into(), ..existing() },
+            Vm {
+                list: vec![same.clone()].into(),
+                ..existing()
+            },
+            Vm {
+                list: vec![qcow.clone()].into(),
+                ..existing()
+            },
             vec![path!["list", 0usize, "format"]],
         ),
-        (in_set(vec![same.clone()]), in_set(vec![qcow.clone()]), vec![path!["set"]]),
-        (in_set(vec![same.clone()]), in_set(vec![same.clone(), qcow]), vec![]),
-        (in_set(vec![same.clone()]), in_set(vec![Disk { size_mib: 9.into(), ..same }]), vec![]),
+        (
+            in_set(vec![same.clone()]),
+            in_set(vec![qcow.clone()]),
+            vec![path!["set"]],
+        ),
+        (
+            in_set(vec![same.clone()]),
+            in_set(vec![same.clone(), qcow]),
+            vec![],
+        ),
+        (
+            in_set(vec![same.clone()]),
+            in_set(vec![Disk {
+                size_mib: 9.into(),
+                ..same
+            }]),
+            vec![],
+        ),
     ];
     for (prior, planned, expected) in cases {
         let config = Vm {
-            mac: if planned.mac.is_unknown() { Attr::Null } else { planned.mac.clone() },
+            mac: if planned.mac.is_unknown() {
+                Attr::Null
+            } else {
+                planned.mac.clone()
+            },
             ..planned.clone()
         };
         let found = replacements(&schema(), &value(&prior), &value(&planned), &value(&config));
@@ -283,19 +360,39 @@ fn what_the_resource_did_not_touch_stays_as_it_was_sent() {
     let refined = Value::Unknown(Refinement(Some([0x80].as_slice().into())));
     let long = Value::Number(Number::Big("0.12345678901234567890123".into()));
     let object = |pairs: &[(&str, Value)]| {
-        Value::Map(pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
+        Value::Map(
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.clone()))
+                .collect(),
+        )
     };
-    let original = object(&[("a", refined.clone()), ("b", long.clone()), ("c", Value::Null)]);
+    let original = object(&[
+        ("a", refined.clone()),
+        ("b", long.clone()),
+        ("c", Value::Null),
+    ]);
     let short = Value::Number(Number::Float(0.123_456_789_012_345_68));
-    let before = object(&[("a", Value::UNKNOWN), ("b", short.clone()), ("c", Value::Null)]);
-    let after = object(&[("a", Value::UNKNOWN), ("b", short), ("c", Value::Bool(true))]);
+    let before = object(&[
+        ("a", Value::UNKNOWN),
+        ("b", short.clone()),
+        ("c", Value::Null),
+    ]);
+    let after = object(&[
+        ("a", Value::UNKNOWN),
+        ("b", short),
+        ("c", Value::Bool(true)),
+    ]);
     let expected = object(&[("a", refined), ("b", long), ("c", Value::Bool(true))]);
     assert_eq!(merge(original, &before, after), expected);
 }
 
 #[test]
 fn a_state_has_no_unknowns() {
-    let mut state = value(&Vm { address: Attr::Unknown, ..existing() });
+    let mut state = value(&Vm {
+        address: Attr::Unknown,
+        ..existing()
+    });
     assert_eq!(settle(&mut state), [path!["address"]]);
     assert!(!state.has_unknown());
 }

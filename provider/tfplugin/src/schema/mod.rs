@@ -92,7 +92,10 @@ impl Attribute {
     pub(crate) fn nested(&self) -> Option<(Nesting, &[Attribute])> {
         match &self.shape {
             Shape::Plain => None,
-            Shape::Nested { nesting, attributes } => Some((*nesting, attributes)),
+            Shape::Nested {
+                nesting,
+                attributes,
+            } => Some((*nesting, attributes)),
         }
     }
 }
@@ -111,3 +114,6 @@ fn object(attributes: &[Attribute]) -> Type {
         .collect();
     Type::Object(kinds)
 }
+
+#[cfg(test)]
+mod tests;

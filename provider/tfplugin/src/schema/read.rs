@@ -60,8 +60,14 @@ impl Schema {
         let json = json_schema::<M>();
         let read = || {
             let attributes = attributes(&json, false)?;
-            if let Some(reserved) = attributes.iter().find(|a| RESERVED.contains(&a.name.as_str())) {
-                return problem(format!("Terraform keeps the name {:?} for itself", reserved.name));
+            if let Some(reserved) = attributes
+                .iter()
+                .find(|a| RESERVED.contains(&a.name.as_str()))
+            {
+                return problem(format!(
+                    "Terraform keeps the name {:?} for itself",
+                    reserved.name
+                ));
             }
             let timeouts = properties(&json)
                 .find(|(_, json)| is_marked(json, marks::TIMEOUTS))
@@ -85,7 +91,10 @@ impl Schema {
             for attribute in attributes {
                 let step = Step::Attribute(attribute.name.clone());
                 if attribute.computed && attribute.default.is_none() {
-                    return within(problem("a provider's configuration cannot be computed"), step);
+                    return within(
+                        problem("a provider's configuration cannot be computed"),
+                        step,
+                    );
                 }
                 attribute.computed = false;
                 if let Shape::Nested { attributes, .. } = &mut attribute.shape {
@@ -100,7 +109,8 @@ impl Schema {
     }
 
     /// The attributes of a model that is always wholly known: an identity, a function's arguments.
-    pub(crate) fn plain_attributes<M: JsonSchema>() -> std::result::Result<Vec<PlainAttribute>, SchemaError> {
+    pub(crate) fn plain_attributes<M: JsonSchema>()
+    -> std::result::Result<Vec<PlainAttribute>, SchemaError> {
         let json = json_schema::<M>();
         let read = || {
             properties(&json)
@@ -164,11 +174,17 @@ fn json_schema<M: JsonSchema>() -> Json {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
     });
-    settings.into_generator().into_root_schema_for::<M>().to_value()
+    settings
+        .into_generator()
+        .into_root_schema_for::<M>()
+        .to_value()
 }
 
 fn text(json: &Json, key: &str) -> String {
-    json.get(key).and_then(Json::as_str).unwrap_or_default().to_owned()
+    json.get(key)
+        .and_then(Json::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn flag(json: &Json, key: &str) -> bool {
@@ -181,7 +197,10 @@ fn is_marked(json: &Json, key: &str) -> bool {
 }
 
 fn properties(json: &Json) -> impl Iterator<Item = (&String, &Json)> {
-    json.get("properties").and_then(Json::as_object).into_iter().flatten()
+    json.get("properties")
+        .and_then(Json::as_object)
+        .into_iter()
+        .flatten()
 }
 
 /// `Option` adds null to the types, or makes a choice between the type and null.
@@ -194,7 +213,11 @@ fn is_nullable(json: &Json) -> bool {
 }
 
 fn without_null(json: &Json) -> &Json {
-    match json.get("anyOf").and_then(Json::as_array).map(Vec::as_slice) {
+    match json
+        .get("anyOf")
+        .and_then(Json::as_array)
+        .map(Vec::as_slice)
+    {
         Some([choice, null]) if null.get("type").is_some_and(|kind| kind == "null") => choice,
         _ => json,
     }
@@ -204,7 +227,12 @@ fn without_null(json: &Json) -> &Json {
 fn kind_name(json: &Json) -> Option<&str> {
     match json.get("type")? {
         Json::String(name) => Some(name),
-        Json::Array(names) => match names.iter().filter_map(Json::as_str).filter(|name| *name != "null").collect::<Vec<_>>()[..] {
+        Json::Array(names) => match names
+            .iter()
+            .filter_map(Json::as_str)
+            .filter(|name| *name != "null")
+            .collect::<Vec<_>>()[..]
+        {
             [name] => Some(name),
             _ => None,
         },
@@ -215,7 +243,12 @@ fn kind_name(json: &Json) -> Option<&str> {
 /// The attributes of a struct. `in_computed`: it is inside a nested attribute that only the provider sets.
 fn attributes(json: &Json, in_computed: bool) -> Result<Vec<Attribute>> {
     properties(json)
-        .map(|(name, json)| within(attribute(name, json, in_computed), Step::Attribute(name.clone())))
+        .map(|(name, json)| {
+            within(
+                attribute(name, json, in_computed),
+                Step::Attribute(name.clone()),
+            )
+        })
         .collect()
 }
 
@@ -237,7 +270,9 @@ fn nesting(json: &Json) -> Option<(Nesting, &Json)> {
 
 fn attribute(name: &str, json: &Json, in_computed: bool) -> Result<Attribute> {
     let well_named = name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if !well_named {
         return problem("attributes are named in lower case, with digits and underscores");
     }
@@ -248,8 +283,10 @@ fn attribute(name: &str, json: &Json, in_computed: bool) -> Result<Attribute> {
     let required = flag(json, marks::REQUIRED);
     let marked_computed = flag(json, marks::COMPUTED);
     let marked_optional = flag(json, marks::OPTIONAL);
-    let computed = marked_computed || default.is_some() || (in_computed && !required && !marked_optional);
-    let optional = marked_optional || (default.is_some() && !in_computed) || (!required && !computed);
+    let computed =
+        marked_computed || default.is_some() || (in_computed && !required && !marked_optional);
+    let optional =
+        marked_optional || (default.is_some() && !in_computed) || (!required && !computed);
     let only_computed = computed && !optional;
 
     let (shape, kind, rules) = match nesting(json) {
@@ -257,7 +294,14 @@ fn attribute(name: &str, json: &Json, in_computed: bool) -> Result<Attribute> {
             let attributes = attributes(inner, only_computed)?;
             let kind = nesting.of(object(&attributes));
             let rules = read_rules(without_null(json))?;
-            (Shape::Nested { nesting, attributes }, kind, rules)
+            (
+                Shape::Nested {
+                    nesting,
+                    attributes,
+                },
+                kind,
+                rules,
+            )
         }
         _ => {
             let (kind, rules) = plain(json)?;
@@ -266,17 +310,22 @@ fn attribute(name: &str, json: &Json, in_computed: bool) -> Result<Attribute> {
     };
     let default = match default {
         None => None,
-        Some(default) => match json::decode(default.to_string().as_bytes(), &kind, json::Extra::Refuse) {
-            Ok(value) => {
-                let mut violations = Vec::new();
-                rules.check(&value, &mut Path::root(), &mut violations);
-                if let Some(violation) = violations.first() {
-                    return problem(format!("the default must be {}, not {}", violation.allowed, violation.found));
+        Some(default) => {
+            match json::decode(default.to_string().as_bytes(), &kind, json::Extra::Refuse) {
+                Ok(value) => {
+                    let mut violations = Vec::new();
+                    rules.check(&value, &mut Path::root(), &mut violations);
+                    if let Some(violation) = violations.first() {
+                        return problem(format!(
+                            "the default must be {}, not {}",
+                            violation.allowed, violation.found
+                        ));
+                    }
+                    Some(value)
                 }
-                Some(value)
+                Err(error) => return problem(format!("the default does not fit: {error}")),
             }
-            Err(error) => return problem(format!("the default does not fit: {error}")),
-        },
+        }
     };
     let attribute = Attribute {
         name: name.to_owned(),
@@ -311,15 +360,22 @@ fn check(attribute: &Attribute) -> Result<()> {
         return problem("only a computed attribute can be stable");
     }
     if let Some((Nesting::Set, attributes)) = attribute.nested()
-        && let Some(hidden) = attributes.iter().find(|attribute| has_write_only(attribute))
+        && let Some(hidden) = attributes
+            .iter()
+            .find(|attribute| has_write_only(attribute))
     {
-        return problem(format!("a set's elements cannot have write-only attributes, but {} is one", hidden.name));
+        return problem(format!(
+            "a set's elements cannot have write-only attributes, but {} is one",
+            hidden.name
+        ));
     }
     Ok(())
 }
 
 fn has_write_only(attribute: &Attribute) -> bool {
-    let nested = attribute.nested().map_or(&[][..], |(_, attributes)| attributes);
+    let nested = attribute
+        .nested()
+        .map_or(&[][..], |(_, attributes)| attributes);
     attribute.write_only || nested.iter().any(has_write_only)
 }
 
@@ -327,7 +383,9 @@ fn read_rules(json: &Json) -> Result<Rules> {
     let rules = Rules::read(json).or_else(problem)?;
     match rules.broken_pattern() {
         // Patterns are compiled here only in debug builds: tests find a broken one, and start-up stays fast.
-        Some(pattern) if cfg!(debug_assertions) => problem(format!("the pattern {pattern:?} is not a regular expression")),
+        Some(pattern) if cfg!(debug_assertions) => problem(format!(
+            "the pattern {pattern:?} is not a regular expression"
+        )),
         _ => Ok(rules),
     }
 }
@@ -346,15 +404,25 @@ fn plain(json: &Json) -> Result<(Type, Rules)> {
         Some("string") => Type::String,
         Some("integer" | "number") => Type::Number,
         Some("boolean") => Type::Bool,
-        Some("array") => match (json.get("items"), json.get("prefixItems").and_then(Json::as_array)) {
+        Some("array") => match (
+            json.get("items"),
+            json.get("prefixItems").and_then(Json::as_array),
+        ) {
             (_, Some(prefix)) => {
-                let kinds: Result<Vec<_>> = prefix.iter().map(|json| plain(json).map(|(kind, _)| kind)).collect();
+                let kinds: Result<Vec<_>> = prefix
+                    .iter()
+                    .map(|json| plain(json).map(|(kind, _)| kind))
+                    .collect();
                 Type::Tuple(kinds?)
             }
             (Some(items), None) => {
                 let (element, element_rules) = plain(items)?;
                 rules.elements = Some(Box::new(element_rules));
-                if flag(json, "uniqueItems") { Type::set(element) } else { Type::list(element) }
+                if flag(json, "uniqueItems") {
+                    Type::set(element)
+                } else {
+                    Type::list(element)
+                }
             }
             (None, None) => return problem("its elements have no type"),
         },
@@ -367,7 +435,8 @@ fn plain(json: &Json) -> Result<(Type, Rules)> {
             _ => {
                 let mut kinds = BTreeMap::new();
                 for (name, json) in properties(json) {
-                    let (kind, attribute_rules) = within(plain(json), Step::Attribute(name.clone()))?;
+                    let (kind, attribute_rules) =
+                        within(plain(json), Step::Attribute(name.clone()))?;
                     kinds.insert(name.clone(), kind);
                     rules.attributes.insert(name.clone(), attribute_rules);
                 }

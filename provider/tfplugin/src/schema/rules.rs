@@ -39,7 +39,9 @@ struct Pattern {
 
 impl Pattern {
     fn regex(&self) -> Option<&Regex> {
-        self.regex.get_or_init(|| Regex::new(&self.text).ok()).as_ref()
+        self.regex
+            .get_or_init(|| Regex::new(&self.text).ok())
+            .as_ref()
     }
 }
 
@@ -77,7 +79,12 @@ impl Rules {
             ..Self::default()
         };
         if rules.integer {
-            rules.bound_by_format(schema.get("format").and_then(Json::as_str).unwrap_or_default());
+            rules.bound_by_format(
+                schema
+                    .get("format")
+                    .and_then(Json::as_str)
+                    .unwrap_or_default(),
+            );
         }
         if let Some(text) = schema.get("pattern").and_then(Json::as_str) {
             let pattern = Pattern {
@@ -126,10 +133,16 @@ impl Rules {
             });
         }
         let shown = |number: &Option<Number>, extreme: &[Number]| {
-            number.as_ref().filter(|number| !extreme.contains(number)).cloned()
+            number
+                .as_ref()
+                .filter(|number| !extreme.contains(number))
+                .cloned()
         };
         let least = shown(&self.minimum, &[Number::from(i64::MIN)]);
-        let most = shown(&self.maximum, &[Number::from(i64::MAX), Number::from(u64::MAX)]);
+        let most = shown(
+            &self.maximum,
+            &[Number::from(i64::MAX), Number::from(u64::MAX)],
+        );
         match (least, most) {
             (Some(least), Some(most)) => parts.push(format!("from {least} to {most}")),
             (Some(least), None) => parts.push(format!("at least {least}")),
@@ -191,7 +204,13 @@ impl Rules {
         }
     }
 
-    fn check_element(&self, element: &Value, step: Step, path: &mut Path, violations: &mut Vec<Violation>) {
+    fn check_element(
+        &self,
+        element: &Value,
+        step: Step,
+        path: &mut Path,
+        violations: &mut Vec<Violation>,
+    ) {
         if let Some(rules) = &self.elements {
             path.push(step);
             rules.check(element, path, violations);
@@ -205,13 +224,20 @@ impl Rules {
             (&self.minimum, Ordering::Less),
             (&self.maximum, Ordering::Greater),
         ];
-        let within = bounds
-            .iter()
-            .all(|(bound, wrong)| bound.as_ref().is_none_or(|bound| number.order(bound) != *wrong));
-        let strictly = [(&self.above, Ordering::Greater), (&self.below, Ordering::Less)];
-        let inside = strictly
-            .iter()
-            .all(|(bound, right)| bound.as_ref().is_none_or(|bound| number.order(bound) == *right));
+        let within = bounds.iter().all(|(bound, wrong)| {
+            bound
+                .as_ref()
+                .is_none_or(|bound| number.order(bound) != *wrong)
+        });
+        let strictly = [
+            (&self.above, Ordering::Greater),
+            (&self.below, Ordering::Less),
+        ];
+        let inside = strictly.iter().all(|(bound, right)| {
+            bound
+                .as_ref()
+                .is_none_or(|bound| number.order(bound) == *right)
+        });
         whole && within && inside
     }
 
@@ -228,14 +254,17 @@ impl Rules {
 
     fn allows_count(&self, count: usize) -> bool {
         let count = count as u64;
-        self.min_items.is_none_or(|least| count >= least) && self.max_items.is_none_or(|most| count <= most)
+        self.min_items.is_none_or(|least| count >= least)
+            && self.max_items.is_none_or(|most| count <= most)
     }
 }
 
 /// A collection is too long or too short as a whole, so its count says more than its elements.
 fn found(value: &Value) -> String {
     match value {
-        Value::List(elements) | Value::Set(elements) => format!("a collection of {}", elements.len()),
+        Value::List(elements) | Value::Set(elements) => {
+            format!("a collection of {}", elements.len())
+        }
         Value::Map(elements) => format!("a collection of {}", elements.len()),
         value => value.to_string(),
     }
@@ -244,7 +273,9 @@ fn found(value: &Value) -> String {
 fn range(least: Option<u64>, most: Option<u64>, unit: &str) -> Option<String> {
     let plural = |count: u64| if count == 1 { "" } else { "s" };
     match (least, most) {
-        (Some(least), Some(most)) if least == most => Some(format!("exactly {least} {unit}{}", plural(least))),
+        (Some(least), Some(most)) if least == most => {
+            Some(format!("exactly {least} {unit}{}", plural(least)))
+        }
         (Some(least), Some(most)) => Some(format!("{least} to {most} {unit}s")),
         (Some(least), None) => Some(format!("at least {least} {unit}{}", plural(least))),
         (None, Some(most)) => Some(format!("at most {most} {unit}{}", plural(most))),
@@ -265,7 +296,12 @@ fn variants(schema: &Json) -> Vec<String> {
         .filter_map(|key| schema.get(key)?.as_array())
         .flatten();
     for choice in std::iter::once(schema).chain(choices) {
-        choice.get("enum").and_then(Json::as_array).into_iter().flatten().for_each(&mut add);
+        choice
+            .get("enum")
+            .and_then(Json::as_array)
+            .into_iter()
+            .flatten()
+            .for_each(&mut add);
         choice.get("const").into_iter().for_each(&mut add);
     }
     names
@@ -284,7 +320,12 @@ mod tests {
         rules.check(&value, &mut path!["x"], &mut found);
         found
             .into_iter()
-            .map(|violation| format!("{} must be {}, not {}", violation.path, violation.allowed, violation.found))
+            .map(|violation| {
+                format!(
+                    "{} must be {}, not {}",
+                    violation.path, violation.allowed, violation.found
+                )
+            })
             .collect()
     }
 
@@ -304,7 +345,11 @@ mod tests {
                 number("2.5"),
                 "x must be a whole number, at least 0, not 2.5",
             ),
-            (json!({"type": "integer", "format": "uint64"}), number("18446744073709551615"), ""),
+            (
+                json!({"type": "integer", "format": "uint64"}),
+                number("18446744073709551615"),
+                "",
+            ),
             (
                 json!({"type": "number", "exclusiveMinimum": 0.0}),
                 number("0"),
@@ -332,10 +377,18 @@ mod tests {
                 "x must be at least 1 element, not a collection of 0",
             ),
             (json!({"type": "string", "minLength": 1}), Value::Null, ""),
-            (json!({"type": "string", "minLength": 1}), Value::UNKNOWN, ""),
+            (
+                json!({"type": "string", "minLength": 1}),
+                Value::UNKNOWN,
+                "",
+            ),
         ];
         for (schema, value, expected) in cases {
-            assert_eq!(violations(schema.clone(), value).join("; "), expected, "{schema}");
+            assert_eq!(
+                violations(schema.clone(), value).join("; "),
+                expected,
+                "{schema}"
+            );
         }
     }
 }

@@ -26,7 +26,10 @@ impl Attribute {
         use wire::schema::object::NestingMode;
         let nested_type = match &self.shape {
             Shape::Plain => None,
-            Shape::Nested { nesting, attributes } => Some(wire::schema::Object {
+            Shape::Nested {
+                nesting,
+                attributes,
+            } => Some(wire::schema::Object {
                 attributes: attributes.iter().map(Self::to_wire).collect(),
                 nesting: match nesting {
                     Nesting::Single => NestingMode::Single,

@@ -12,10 +12,15 @@ pub(crate) fn read(value: Option<wire::DynamicValue>, kind: &Type) -> Result<Val
     read_plainly(value, kind).map_err(unreadable)
 }
 
-pub(crate) fn read_plainly(value: Option<wire::DynamicValue>, kind: &Type) -> Result<Value, ValueError> {
+pub(crate) fn read_plainly(
+    value: Option<wire::DynamicValue>,
+    kind: &Type,
+) -> Result<Value, ValueError> {
     match value {
         Some(value) if !value.msgpack.is_empty() => msgpack::decode(&value.msgpack, kind),
-        Some(value) if !value.json.is_empty() => json::decode(&value.json, kind, json::Extra::Refuse),
+        Some(value) if !value.json.is_empty() => {
+            json::decode(&value.json, kind, json::Extra::Refuse)
+        }
         _ => Ok(Value::Null),
     }
 }
@@ -32,8 +37,10 @@ pub(crate) fn write(value: &Value, kind: &Type) -> Result<wire::DynamicValue, Di
 pub(crate) fn raw_json(state: Option<wire::RawState>) -> Result<Vec<u8>, Diagnostic> {
     let state = state.unwrap_or_default();
     if state.json.is_empty() && !state.flatmap.is_empty() {
-        return Err(Diagnostic::error("The state is of a Terraform older than 0.12")
-            .detail("Upgrade it with Terraform 0.12 first."));
+        return Err(
+            Diagnostic::error("The state is of a Terraform older than 0.12")
+                .detail("Upgrade it with Terraform 0.12 first."),
+        );
     }
     Ok(state.json)
 }

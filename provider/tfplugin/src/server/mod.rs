@@ -109,13 +109,18 @@ fn no_such(what: &str, name: &str) -> Diagnostic {
 /// Hands a call to the method of the same name.
 macro_rules! answer {
     ($self:ident, $request:ident, $method:ident) => {
-        Ok(Response::new(Arc::clone(&$self.0).$method($request.into_inner()).await))
+        Ok(Response::new(
+            Arc::clone(&$self.0).$method($request.into_inner()).await,
+        ))
     };
 }
 
 #[tonic::async_trait]
 impl<P: Provider> wire::provider_server::Provider for Server<P> {
-    async fn get_metadata(&self, _: Request<wire::get_metadata::Request>) -> Answer<wire::get_metadata::Response> {
+    async fn get_metadata(
+        &self,
+        _: Request<wire::get_metadata::Request>,
+    ) -> Answer<wire::get_metadata::Response> {
         Ok(Response::new(self.0.metadata()))
     }
 
@@ -133,7 +138,10 @@ impl<P: Provider> wire::provider_server::Provider for Server<P> {
         Ok(Response::new(self.0.identity_schemas()))
     }
 
-    async fn get_functions(&self, _: Request<wire::get_functions::Request>) -> Answer<wire::get_functions::Response> {
+    async fn get_functions(
+        &self,
+        _: Request<wire::get_functions::Request>,
+    ) -> Answer<wire::get_functions::Response> {
         let mut diagnostics = Diagnostics::new();
         Ok(Response::new(wire::get_functions::Response {
             functions: self.0.functions(&mut diagnostics),
@@ -260,7 +268,10 @@ impl<P: Provider> wire::provider_server::Provider for Server<P> {
         answer!(self, request, call_function)
     }
 
-    async fn stop_provider(&self, _: Request<wire::stop_provider::Request>) -> Answer<wire::stop_provider::Response> {
+    async fn stop_provider(
+        &self,
+        _: Request<wire::stop_provider::Request>,
+    ) -> Answer<wire::stop_provider::Response> {
         tracing::info!("Terraform asked to stop");
         self.0.stop.cancel();
         Ok(Response::new(wire::stop_provider::Response::default()))

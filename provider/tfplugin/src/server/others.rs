@@ -40,7 +40,11 @@ fn schemas<'a>(
 impl Signature {
     fn to_wire(&self, summary: &str) -> wire::Function {
         wire::Function {
-            parameters: self.parameters.iter().map(PlainAttribute::to_parameter).collect(),
+            parameters: self
+                .parameters
+                .iter()
+                .map(PlainAttribute::to_parameter)
+                .collect(),
             variadic_parameter: self.variadic.as_ref().map(PlainAttribute::to_parameter),
             r#return: Some(wire::function::Return {
                 r#type: self.output.to_bytes(),
@@ -57,7 +61,11 @@ impl IdentitySchema {
     fn to_wire(&self) -> wire::ResourceIdentitySchema {
         wire::ResourceIdentitySchema {
             version: self.version,
-            identity_attributes: self.attributes.iter().map(PlainAttribute::to_identity).collect(),
+            identity_attributes: self
+                .attributes
+                .iter()
+                .map(PlainAttribute::to_identity)
+                .collect(),
         }
     }
 }
@@ -105,13 +113,25 @@ impl<P: Provider> Inner<P> {
         let provider = provider.map_err(|error| diagnostics.push(error)).ok();
         let answer = wire::get_provider_schema::Response {
             provider,
-            resource_schemas: schemas(registry.resources.iter().map(|(name, r)| (*name, r.schema())), &mut diagnostics),
+            resource_schemas: schemas(
+                registry
+                    .resources
+                    .iter()
+                    .map(|(name, r)| (*name, r.schema())),
+                &mut diagnostics,
+            ),
             data_source_schemas: schemas(
-                registry.data_sources.iter().map(|(name, d)| (*name, d.schema())),
+                registry
+                    .data_sources
+                    .iter()
+                    .map(|(name, d)| (*name, d.schema())),
                 &mut diagnostics,
             ),
             ephemeral_resource_schemas: schemas(
-                registry.ephemerals.iter().map(|(name, e)| (*name, e.schema())),
+                registry
+                    .ephemerals
+                    .iter()
+                    .map(|(name, e)| (*name, e.schema())),
                 &mut diagnostics,
             ),
             functions: self.functions(&mut diagnostics),
@@ -123,7 +143,10 @@ impl<P: Provider> Inner<P> {
         answer
     }
 
-    pub(super) fn functions(&self, diagnostics: &mut Diagnostics) -> HashMap<String, wire::Function> {
+    pub(super) fn functions(
+        &self,
+        diagnostics: &mut Diagnostics,
+    ) -> HashMap<String, wire::Function> {
         let mut functions = HashMap::new();
         for (name, function) in &self.registry.functions {
             match function.signature() {
@@ -169,7 +192,12 @@ impl<P: Provider> Inner<P> {
             }
             Ok::<_, Diagnostic>(found)
         };
-        let outcome = run::run(&act(Verb::Validate, "the provider"), self.bounds(None), work).await;
+        let outcome = run::run(
+            &act(Verb::Validate, "the provider"),
+            self.bounds(None),
+            work,
+        )
+        .await;
         wire::validate_provider_config::Response {
             diagnostics: flat(outcome).into_wire(),
         }
@@ -190,7 +218,12 @@ impl<P: Provider> Inner<P> {
             *lock(&inner.context) = Some(context);
             Ok::<_, Diagnostics>(())
         };
-        let outcome = run::run(&act(Verb::Configure, "the provider"), self.bounds(None), work).await;
+        let outcome = run::run(
+            &act(Verb::Configure, "the provider"),
+            self.bounds(None),
+            work,
+        )
+        .await;
         let diagnostics = match outcome {
             Ok(Ok(())) => Diagnostics::new(),
             Ok(Err(diagnostics)) => diagnostics,
@@ -254,11 +287,17 @@ impl<P: Provider> Inner<P> {
         let schema = source.schema().map_err(Diagnostic::from)?;
         let config = codec::read(request.config, schema.kind())?;
         let config = plan::with_defaults(&schema.attributes, &config);
-        let limit = source.timeouts().limit(Verb::Read, &config, schema.timeouts.as_deref());
+        let limit = source
+            .timeouts()
+            .limit(Verb::Read, &config, schema.timeouts.as_deref());
         let call = self.call(&act, limit, Vec::new(), record)?;
         let inner = Arc::clone(&self);
         let work = async move {
-            let source = inner.registry.data_sources.get(name.as_str()).expect("found above");
+            let source = inner
+                .registry
+                .data_sources
+                .get(name.as_str())
+                .expect("found above");
             source.read(call, config).await
         };
         let mut state = run::run(&act, self.bounds(limit), work).await??;
@@ -324,7 +363,11 @@ impl<P: Provider> Inner<P> {
         let call = self.call(&act, None, Vec::new(), record)?;
         let inner = Arc::clone(&self);
         let work = async move {
-            let ephemeral = inner.registry.ephemerals.get(name.as_str()).expect("found above");
+            let ephemeral = inner
+                .registry
+                .ephemerals
+                .get(name.as_str())
+                .expect("found above");
             ephemeral.open(call, config).await
         };
         let mut opened = run::run(&act, self.bounds(None), work).await??;
@@ -345,7 +388,8 @@ impl<P: Provider> Inner<P> {
             let call = self.call(&act, None, private.clone(), &record)?;
             let work = async move {
                 let ephemeral = inner.registry.ephemerals.get(request.type_name.as_str());
-                let ephemeral = ephemeral.ok_or_else(|| no_such("ephemeral resource", &request.type_name))?;
+                let ephemeral =
+                    ephemeral.ok_or_else(|| no_such("ephemeral resource", &request.type_name))?;
                 ephemeral.renew(call).await
             };
             run::run(&act, self.bounds(None), work).await?
@@ -372,7 +416,8 @@ impl<P: Provider> Inner<P> {
             let call = self.call(&act, None, request.private.unwrap_or_default(), &record)?;
             let work = async move {
                 let ephemeral = inner.registry.ephemerals.get(request.type_name.as_str());
-                let ephemeral = ephemeral.ok_or_else(|| no_such("ephemeral resource", &request.type_name))?;
+                let ephemeral =
+                    ephemeral.ok_or_else(|| no_such("ephemeral resource", &request.type_name))?;
                 ephemeral.close(call).await
             };
             run::run(&act, self.bounds(None), work).await?
@@ -412,19 +457,32 @@ impl<P: Provider> Inner<P> {
         }
     }
 
-    fn function_result(&self, request: wire::call_function::Request) -> Result<wire::DynamicValue, CallError> {
+    fn function_result(
+        &self,
+        request: wire::call_function::Request,
+    ) -> Result<wire::DynamicValue, CallError> {
         let fault = |argument: Option<usize>, text: String| CallError {
             argument: argument.and_then(|position| i64::try_from(position).ok()),
             text,
         };
         let function = self.registry.functions.get(request.name.as_str());
-        let function = function.ok_or_else(|| fault(None, no_such("function", &request.name).summary))?;
-        let signature = function.signature().map_err(|error| fault(None, error.to_string()))?;
-        let arguments = request.arguments.into_iter().enumerate().map(|(position, argument)| {
-            let kind = signature.kind_at(position);
-            let kind = kind.ok_or_else(|| fault(Some(position), "there are too many arguments".to_owned()))?;
-            codec::read_plainly(Some(argument), kind).map_err(|error| fault(Some(position), error.to_string()))
-        });
+        let function =
+            function.ok_or_else(|| fault(None, no_such("function", &request.name).summary))?;
+        let signature = function
+            .signature()
+            .map_err(|error| fault(None, error.to_string()))?;
+        let arguments = request
+            .arguments
+            .into_iter()
+            .enumerate()
+            .map(|(position, argument)| {
+                let kind = signature.kind_at(position);
+                let kind = kind.ok_or_else(|| {
+                    fault(Some(position), "there are too many arguments".to_owned())
+                })?;
+                codec::read_plainly(Some(argument), kind)
+                    .map_err(|error| fault(Some(position), error.to_string()))
+            });
         let result = function.call(arguments.collect::<Result<_, _>>()?)?;
         codec::write(&result, &signature.output).map_err(|error| fault(None, error.detail))
     }
@@ -444,7 +502,9 @@ pub(super) fn left_open(act: &str, state: &mut Value) -> Diagnostics {
         .into_iter()
         .map(|path| {
             Diagnostic::error(format!("{path} is still unknown"))
-                .detail(format!("This is a bug in the provider: {act} left {path} unknown."))
+                .detail(format!(
+                    "This is a bug in the provider: {act} left {path} unknown."
+                ))
                 .at(path)
         })
         .collect()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::others::left_open;
 use super::{Inner, act, codec, new_private, no_such, run, with_warnings};
 use crate::cty::{Value, json};
-use crate::erased::{AnyResource, Applied, ImportTarget, unreadable};
+use crate::erased::{AnyResource, Applied, ImportTarget, PlannedValue, unreadable};
 use crate::operation::{Record, Verb, lock};
 use crate::proto::tfplugin6 as wire;
 use crate::schema::Schema;
@@ -37,12 +37,18 @@ impl<P: Provider> Inner<P> {
         resource.expect("the call found it before").as_ref()
     }
 
-    fn identity(&self, name: &str, state: &Value) -> Result<Option<wire::ResourceIdentityData>, Diagnostic> {
+    fn identity(
+        &self,
+        name: &str,
+        state: &Value,
+    ) -> Result<Option<wire::ResourceIdentityData>, Diagnostic> {
         if state.is_null() {
             return Ok(None);
         }
         let resource = self.known(name);
-        let (Some(schema), Some(identity)) = (resource.identity_schema()?, resource.identity(state)?) else {
+        let (Some(schema), Some(identity)) =
+            (resource.identity_schema()?, resource.identity(state)?)
+        else {
             return Ok(None);
         };
         Ok(Some(wire::ResourceIdentityData {
@@ -60,7 +66,11 @@ impl<P: Provider> Inner<P> {
             let (resource, schema) = inner.resource(&request.type_name)?;
             let config = codec::read(request.config, schema.kind())?;
             let capabilities = request.client_capabilities.unwrap_or_default();
-            let mut found = validate::check(&schema.attributes, &config, capabilities.write_only_attributes_allowed);
+            let mut found = validate::check(
+                &schema.attributes,
+                &config,
+                capabilities.write_only_attributes_allowed,
+            );
             if !found.has_error() {
                 found.extend(resource.validate(&config));
             }
@@ -93,7 +103,10 @@ impl<P: Provider> Inner<P> {
         }
     }
 
-    fn upgraded(&self, request: wire::upgrade_resource_state::Request) -> Result<wire::DynamicValue, Diagnostic> {
+    fn upgraded(
+        &self,
+        request: wire::upgrade_resource_state::Request,
+    ) -> Result<wire::DynamicValue, Diagnostic> {
         let name = &request.type_name;
         let (resource, schema) = self.resource(name)?;
         let bytes = codec::raw_json(request.raw_state)?;
@@ -109,13 +122,19 @@ impl<P: Provider> Inner<P> {
             json::decode(&bytes, schema.kind(), json::Extra::Drop).map_err(unreadable)?
         } else if request.version > schema.version {
             return Err(refuse(
-                "A newer version of this provider wrote it. Use that version, or a newer one.".to_owned(),
+                "A newer version of this provider wrote it. Use that version, or a newer one."
+                    .to_owned(),
             ));
         } else {
-            let state = serde_json::from_slice(&bytes).map_err(|error| refuse(format!("The state is not JSON: {error}.")))?;
+            let state = serde_json::from_slice(&bytes)
+                .map_err(|error| refuse(format!("The state is not JSON: {error}.")))?;
             let upgraded = resource.upgrade(request.version, state).map_err(refuse)?;
-            json::decode(upgraded.to_string().as_bytes(), schema.kind(), json::Extra::Refuse)
-                .map_err(|error| refuse(format!("The upgraded state does not fit: {error}.")))?
+            json::decode(
+                upgraded.to_string().as_bytes(),
+                schema.kind(),
+                json::Extra::Refuse,
+            )
+            .map_err(|error| refuse(format!("The upgraded state does not fit: {error}.")))?
         };
         codec::write(&value, schema.kind())
     }
@@ -128,10 +147,13 @@ impl<P: Provider> Inner<P> {
             let (resource, _) = self.resource(&request.type_name)?;
             let bytes = codec::raw_json(request.raw_identity.clone())?;
             let identity = serde_json::from_slice(&bytes).map_err(|error| {
-                Diagnostic::error(format!("Cannot read the identity of {}", request.type_name)).detail(error.to_string())
+                Diagnostic::error(format!("Cannot read the identity of {}", request.type_name))
+                    .detail(error.to_string())
             })?;
             let identity = resource.upgrade_identity(request.version, identity)?;
-            let schema = resource.identity_schema()?.expect("upgrade_identity refuses where there is none");
+            let schema = resource
+                .identity_schema()?
+                .expect("upgrade_identity refuses where there is none");
             codec::write(&identity, &schema.kind)
         };
         let (identity, diagnostics) = match upgraded() {
@@ -146,14 +168,21 @@ impl<P: Provider> Inner<P> {
         }
     }
 
-    pub(super) async fn read(self: Arc<Self>, request: wire::read_resource::Request) -> wire::read_resource::Response {
+    pub(super) async fn read(
+        self: Arc<Self>,
+        request: wire::read_resource::Request,
+    ) -> wire::read_resource::Response {
         let record = Arc::new(Record::default());
         let before = request.current_state.clone();
         let identity_before = request.current_identity.clone();
         let private = request.private.clone();
         let outcome = self.found(request, &record).await;
         let (new_state, new_identity, failures) = match outcome {
-            Ok(Found { state, identity }) => (Some(state), identity.or(identity_before), Diagnostics::new()),
+            Ok(Found { state, identity }) => (
+                Some(state),
+                identity.or(identity_before),
+                Diagnostics::new(),
+            ),
             // What could not be looked at is as it was.
             Err(failures) => (before, identity_before, failures),
         };
@@ -175,12 +204,16 @@ impl<P: Provider> Inner<P> {
         let act = act(Verb::Read, &name);
         let (resource, schema) = self.resource(&name)?;
         let state = codec::read(request.current_state, schema.kind())?;
-        let limit = resource.timeouts().limit(Verb::Read, &state, schema.timeouts.as_deref());
+        let limit = resource
+            .timeouts()
+            .limit(Verb::Read, &state, schema.timeouts.as_deref());
         let call = self.call(&act, limit, request.private, record)?;
         let inner = Arc::clone(&self);
         let subject = name.clone();
         let work = async move { inner.known(&subject).read(call, state).await };
-        let mut state = run::run(&act, self.bounds(limit), work).await??.unwrap_or_default();
+        let mut state = run::run(&act, self.bounds(limit), work)
+            .await??
+            .unwrap_or_default();
         plan::null_write_only(&schema.attributes, &mut state);
         left_open(&act.to_string(), &mut state).into_result()?;
         Ok(Found {
@@ -203,7 +236,10 @@ impl<P: Provider> Inner<P> {
         };
         wire::plan_resource_change::Response {
             planned_state,
-            requires_replace: requires_replace.iter().filter_map(crate::Path::to_wire).collect(),
+            requires_replace: requires_replace
+                .iter()
+                .filter_map(crate::Path::to_wire)
+                .collect(),
             planned_private: new_private(&record, private),
             planned_identity,
             diagnostics: with_warnings(&record, found).into_wire(),
@@ -231,13 +267,26 @@ impl<P: Provider> Inner<P> {
             if found.has_error() {
                 return Err(found);
             }
-            return Ok((codec::write(&Value::Null, schema.kind())?, Vec::new(), found));
+            return Ok((
+                codec::write(&Value::Null, schema.kind())?,
+                Vec::new(),
+                found,
+            ));
         }
         let planned = plan::propose(schema, &prior, proposed, &config);
         let call = self.call(&act, None, request.prior_private, record)?;
         let (prior_again, config_again) = (prior.clone(), config.clone());
-        let work = async move { inner.known(&subject).plan(call, prior_again, planned, config_again).await };
-        let (mut planned, mut replace, found) = run::run(&act, self.bounds(None), work).await??;
+        let work = async move {
+            inner
+                .known(&subject)
+                .plan(call, prior_again, planned, config_again)
+                .await
+        };
+        let PlannedValue {
+            value: mut planned,
+            mut replace,
+            warnings: found,
+        } = run::run(&act, self.bounds(None), work).await??;
         plan::null_write_only(&schema.attributes, &mut planned);
         if prior.is_null() {
             replace.clear();
@@ -299,8 +348,14 @@ impl<P: Provider> Inner<P> {
             });
         }
         let act = act(verb, &name);
-        let limits = if verb == Verb::Delete { &prior } else { &planned };
-        let limit = resource.timeouts().limit(verb, limits, schema.timeouts.as_deref());
+        let limits = if verb == Verb::Delete {
+            &prior
+        } else {
+            &planned
+        };
+        let limit = resource
+            .timeouts()
+            .limit(verb, limits, schema.timeouts.as_deref());
         let call = self.call(&act, limit, request.planned_private, record)?;
         let inner = Arc::clone(&self);
         let subject = name.clone();
@@ -314,7 +369,10 @@ impl<P: Provider> Inner<P> {
             }
         };
         let outcome = run::run(&act, self.bounds(limit), work).await;
-        let Applied { state, mut diagnostics } = outcome.unwrap_or_else(|diagnostic| {
+        let Applied {
+            state,
+            mut diagnostics,
+        } = outcome.unwrap_or_else(|diagnostic| {
             let kept = lock(&record.kept).take();
             Applied {
                 state: kept.and_then(|kept| kept.conform(schema.kind()).ok()),
@@ -358,10 +416,15 @@ impl<P: Provider> Inner<P> {
         let name = request.type_name;
         let act = act(Verb::Import, &name);
         let (resource, schema) = self.resource(&name)?;
-        let target = match request.identity.clone().and_then(|identity| identity.identity_data) {
+        let target = match request
+            .identity
+            .clone()
+            .and_then(|identity| identity.identity_data)
+        {
             Some(identity) => {
                 let schema = resource.identity_schema().map_err(Diagnostic::from)?;
-                let schema = schema.ok_or_else(|| Diagnostic::error(format!("{name} has no identity")))?;
+                let schema =
+                    schema.ok_or_else(|| Diagnostic::error(format!("{name} has no identity")))?;
                 ImportTarget::Identity(codec::read(Some(identity), &schema.kind)?)
             }
             None => ImportTarget::Id(request.id),
@@ -408,7 +471,11 @@ impl<P: Provider> Inner<P> {
         let (resource, schema) = self.resource(name)?;
         let bytes = codec::raw_json(request.source_state)?;
         let state = serde_json::from_slice(&bytes).map_err(|error| {
-            Diagnostic::error(format!("Cannot read the state of {}", request.source_type_name)).detail(error.to_string())
+            Diagnostic::error(format!(
+                "Cannot read the state of {}",
+                request.source_type_name
+            ))
+            .detail(error.to_string())
         })?;
         let source = MoveSource {
             provider_address: request.source_provider_address,
@@ -418,10 +485,12 @@ impl<P: Provider> Inner<P> {
             private: request.source_private,
         };
         let moved = resource.move_from(&source).ok_or_else(|| {
-            Diagnostic::error(format!("{} cannot be moved to {name}", source.type_name)).detail(format!(
-                "{name} does not know how to take over {} of {}, version {}.",
-                source.type_name, source.provider_address, source.schema_version
-            ))
+            Diagnostic::error(format!("{} cannot be moved to {name}", source.type_name)).detail(
+                format!(
+                    "{name} does not know how to take over {} of {}, version {}.",
+                    source.type_name, source.provider_address, source.schema_version
+                ),
+            )
         })?;
         let mut state = moved?;
         plan::null_write_only(&schema.attributes, &mut state);

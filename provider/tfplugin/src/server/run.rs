@@ -105,7 +105,10 @@ async fn caught<F: Future>(future: F) -> Result<F::Output, String> {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
             Err(payload) => {
-                let place = LAST_PANIC.take().map(|place| format!(" (at {place})")).unwrap_or_default();
+                let place = LAST_PANIC
+                    .take()
+                    .map(|place| format!(" (at {place})"))
+                    .unwrap_or_default();
                 Poll::Ready(Err(format!("{}{place}", message(payload.as_ref()))))
             }
         }
@@ -144,7 +147,9 @@ mod tests {
     #[tokio::test]
     async fn a_panic_becomes_a_diagnostic_that_names_the_operation() {
         let bounds = bounds(&CancellationToken::new(), None);
-        let error = run(&act(), bounds, async { panic!("no disk {}", 7) }).await.map(|(): ()| ());
+        let error = run(&act(), bounds, async { panic!("no disk {}", 7) })
+            .await
+            .map(|(): ()| ());
         let error = error.expect_err("it panicked");
         assert!(error.summary.contains("create sample_vm"), "{error}");
         assert!(error.detail.contains("no disk 7"), "{error}");
@@ -155,8 +160,13 @@ mod tests {
         let stop = CancellationToken::new();
         stop.cancel();
         let hang = std::future::pending::<()>;
-        let stopped = run(&act(), bounds(&stop, None), hang()).await.expect_err("abandoned");
-        assert!(stopped.detail.contains("asked the provider to stop"), "{stopped}");
+        let stopped = run(&act(), bounds(&stop, None), hang())
+            .await
+            .expect_err("abandoned");
+        assert!(
+            stopped.detail.contains("asked the provider to stop"),
+            "{stopped}"
+        );
         let late = bounds(&CancellationToken::new(), Some(Duration::from_millis(1)));
         let late = run(&act(), late, hang()).await.expect_err("abandoned");
         assert!(late.detail.contains("time was over"), "{late}");

@@ -26,13 +26,24 @@ fn nested_attributes_have_behaviours_of_their_own() {
     assert_eq!(change["after_unknown"]["report"], true);
     terraform.apply().succeeded();
     let state = terraform.state("sample_nested.a");
-    assert_eq!(state["list"][1], json!({"size_mib": 2, "format": "raw", "uuid": "list-1"}));
+    assert_eq!(
+        state["list"][1],
+        json!({"size_mib": 2, "format": "raw", "uuid": "list-1"})
+    );
     assert_eq!(state["map"]["log"]["uuid"], "map-log");
     assert_eq!(state["report"]["uuid"], "report");
     assert_eq!(state["labels"], json!({"a": "1", "b": null}));
-    let sizes: Vec<_> = state["set"].as_array().expect("a set").iter().map(|disk| &disk["uuid"]).collect();
+    let sizes: Vec<_> = state["set"]
+        .as_array()
+        .expect("a set")
+        .iter()
+        .map(|disk| &disk["uuid"])
+        .collect();
     assert_eq!(sizes, ["set-3", "set-4"]);
-    assert_eq!(state["anything"], json!({"list": [1, "two", null], "flag": true}));
+    assert_eq!(
+        state["anything"],
+        json!({"list": [1, "two", null], "flag": true})
+    );
     assert_eq!(state["seed"]["password"], json!(null));
     assert!(!terraform.state_file().contains("first-secret"));
     assert!(terraform.diary().contains("password first-secret"));
@@ -45,17 +56,31 @@ fn elements_keep_what_is_stable_in_them() {
     terraform.apply().succeeded();
     terraform.configure(
         &NESTED
-            .replace("[{ size_mib = 3 }, { size_mib = 4 }]", "[{ size_mib = 9 }, { size_mib = 4 }]")
-            .replace("data = { size_mib = 5 }", "data = { size_mib = 50 }, new = { size_mib = 7 }"),
+            .replace(
+                "[{ size_mib = 3 }, { size_mib = 4 }]",
+                "[{ size_mib = 9 }, { size_mib = 4 }]",
+            )
+            .replace(
+                "data = { size_mib = 5 }",
+                "data = { size_mib = 50 }, new = { size_mib = 7 }",
+            ),
     );
     let change = terraform.planned("sample_nested.a");
     assert_eq!(change["actions"], json!(["update"]));
-    assert_eq!(change["after"]["map"]["data"], json!({"size_mib": 50, "format": "vdi", "uuid": "map-data"}));
+    assert_eq!(
+        change["after"]["map"]["data"],
+        json!({"size_mib": 50, "format": "vdi", "uuid": "map-data"})
+    );
     assert_eq!(change["after_unknown"]["map"]["new"]["uuid"], true);
     terraform.apply().succeeded();
     let state = terraform.state("sample_nested.a");
     assert_eq!(state["map"]["data"]["uuid"], "map-data");
-    let uuids: Vec<_> = state["set"].as_array().expect("a set").iter().map(|disk| &disk["uuid"]).collect();
+    let uuids: Vec<_> = state["set"]
+        .as_array()
+        .expect("a set")
+        .iter()
+        .map(|disk| &disk["uuid"])
+        .collect();
     assert_eq!(uuids, ["set-4", "set-9"]);
     terraform.settled();
 }
@@ -64,7 +89,10 @@ fn elements_keep_what_is_stable_in_them() {
 fn a_nested_attribute_can_need_another_resource() {
     let terraform = Terraform::new(NESTED);
     terraform.apply().succeeded();
-    terraform.configure(&NESTED.replace("data = { size_mib = 5 }", "data = { size_mib = 5, format = \"qcow2\" }"));
+    terraform.configure(&NESTED.replace(
+        "data = { size_mib = 5 }",
+        "data = { size_mib = 5, format = \"qcow2\" }",
+    ));
     let change = terraform.planned("sample_nested.a");
     assert_eq!(change["actions"], json!(["delete", "create"]));
     assert_eq!(change["replace_paths"], json!([["map", "data", "format"]]));
@@ -119,8 +147,16 @@ resource "sample_numbers" "a" {{
     std::fs::write(terraform.work().join("long"), &long).expect("a file");
     terraform.apply().succeeded();
     let state = terraform.state_file();
-    for number in ["18446744073709551615", "-9223372036854775808", "0.1", "123456789012345678901234567890.125"] {
-        assert!(state.contains(&format!("\": {number}")), "{number} is not in the state");
+    for number in [
+        "18446744073709551615",
+        "-9223372036854775808",
+        "0.1",
+        "123456789012345678901234567890.125",
+    ] {
+        assert!(
+            state.contains(&format!("\": {number}")),
+            "{number} is not in the state"
+        );
     }
     assert!(state.contains(&long), "5 MiB of text are in the state");
     terraform.settled();

@@ -11,14 +11,21 @@ fn faulty(fault: &str) -> String {
 #[test]
 fn a_panic_while_planning_names_the_resource_and_the_operation() {
     let terraform = Terraform::new(&faulty("panic_plan"));
-    let run = terraform.plan().failed().says("The provider crashed: plan sample_faulty");
+    let run = terraform
+        .plan()
+        .failed()
+        .says("The provider crashed: plan sample_faulty");
     run.says("planned to panic").says("src/faulty.rs");
 }
 
 #[test]
 fn a_panic_while_creating_leaves_no_resource_behind_unless_it_kept_one() {
     let terraform = Terraform::new(&faulty("panic_create"));
-    terraform.apply().failed().says("The provider crashed: create sample_faulty").says("created to panic");
+    terraform
+        .apply()
+        .failed()
+        .says("The provider crashed: create sample_faulty")
+        .says("created to panic");
     assert!(!terraform.state_file().contains("halfway"));
     terraform.configure(&faulty("panic_create_halfway"));
     terraform.apply().failed().says("halfway to panic");
@@ -28,16 +35,25 @@ fn a_panic_while_creating_leaves_no_resource_behind_unless_it_kept_one() {
 
 #[test]
 fn a_panic_while_reading_keeps_the_state() {
-    let terraform = Terraform::new("resource \"sample_faulty\" \"a\" {\n fault = \"none\"\n note = \"panic on read\"\n}");
+    let terraform = Terraform::new(
+        "resource \"sample_faulty\" \"a\" {\n fault = \"none\"\n note = \"panic on read\"\n}",
+    );
     terraform.apply().succeeded();
-    terraform.plan().failed().says("The provider crashed: read sample_faulty");
+    terraform
+        .plan()
+        .failed()
+        .says("The provider crashed: read sample_faulty");
     assert!(terraform.state_file().contains("\"whole\""));
 }
 
 #[test]
 fn a_create_that_fails_midway_keeps_what_it_made() {
     let terraform = Terraform::new(&faulty("fail_create"));
-    let run = terraform.apply().failed().says("Could not create").says("The machine said: no.");
+    let run = terraform
+        .apply()
+        .failed()
+        .says("Could not create")
+        .says("The machine said: no.");
     run.says("on main.tf line");
     assert!(!terraform.state_file().contains("halfway"));
     terraform.configure(&faulty("fail_create_halfway"));
@@ -70,7 +86,10 @@ fn an_update_or_a_delete_that_fails_keeps_the_prior_state() {
 #[test]
 fn a_value_that_the_resource_leaves_unknown_is_named() {
     let terraform = Terraform::new(&faulty("leave_unknown"));
-    terraform.apply().failed().says("create sample_faulty left result unknown");
+    terraform
+        .apply()
+        .failed()
+        .says("create sample_faulty left result unknown");
     assert!(terraform.state_file().contains("\"halfway\""));
 }
 
@@ -82,18 +101,30 @@ fn slow(millis: u64, rest: &str) -> String {
 fn an_operation_that_exceeds_its_limit_is_ended_by_name() {
     let terraform = Terraform::new(&slow(60_000, "timeouts = { create = \"300ms\" }"));
     let began = Instant::now();
-    let run = terraform.apply().failed().says("create sample_slow did not finish within 300ms");
+    let run = terraform
+        .apply()
+        .failed()
+        .says("create sample_slow did not finish within 300ms");
     run.says("timeouts");
     assert!(began.elapsed() < Duration::from_secs(10));
     assert!(terraform.diary().contains("create interrupted"));
-    assert!(terraform.state_file().contains("\"slow\""), "the unfinished resource is in the state");
+    assert!(
+        terraform.state_file().contains("\"slow\""),
+        "the unfinished resource is in the state"
+    );
 }
 
 #[test]
 fn an_operation_that_hears_nothing_is_abandoned_and_keeps_what_it_had() {
-    let terraform = Terraform::new(&slow(60_000, "deaf = true\n timeouts = { create = \"200ms\" }"));
+    let terraform = Terraform::new(&slow(
+        60_000,
+        "deaf = true\n timeouts = { create = \"200ms\" }",
+    ));
     let began = Instant::now();
-    terraform.apply().failed().says("Abandoned: create sample_slow");
+    terraform
+        .apply()
+        .failed()
+        .says("Abandoned: create sample_slow");
     assert!(began.elapsed() < Duration::from_secs(15));
     assert!(terraform.state_file().contains("\"slow\""));
 }
@@ -114,7 +145,10 @@ fn ctrl_c_stops_an_operation_within_seconds_and_keeps_its_state() {
         signal(id, "INT");
     }
     std::thread::sleep(Duration::from_millis(300));
-    assert!(!terraform.diary().contains("interrupted"), "the provider minds only Terraform");
+    assert!(
+        !terraform.diary().contains("interrupted"),
+        "the provider minds only Terraform"
+    );
     let began = Instant::now();
     signal(child.id(), "INT");
     let run = wait(child).failed().says("create sample_slow was stopped");
@@ -132,10 +166,18 @@ fn the_provider_ends_when_terraform_is_killed() {
     child.kill().expect("it runs");
     child.wait().expect("it was killed");
     let began = Instant::now();
-    let alive = |id: &u32| std::fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    let alive = |id: &u32| {
+        std::fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    };
     while providers.iter().any(alive) {
-        assert!(began.elapsed() < Duration::from_secs(15), "the provider outlives Terraform");
+        assert!(
+            began.elapsed() < Duration::from_secs(15),
+            "the provider outlives Terraform"
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert!(terraform.diary().contains("create interrupted"), "its operation was told to stop");
+    assert!(
+        terraform.diary().contains("create interrupted"),
+        "its operation was told to stop"
+    );
 }

@@ -13,7 +13,10 @@ fn a_resource_is_created_and_then_nothing_is_left_to_do() {
     assert_eq!(change["actions"], json!(["create"]));
     assert_eq!(change["after"]["mode"], 420);
     assert_eq!(change["after"]["access"], "private");
-    assert_eq!(change["after"]["size"], 2, "the resource's own plan knows the size");
+    assert_eq!(
+        change["after"]["size"], 2,
+        "the resource's own plan knows the size"
+    );
     assert_eq!(change["after_unknown"]["id"], true);
     assert_eq!(change["after_unknown"]["owner"], true);
     terraform.apply().succeeded();
@@ -88,7 +91,10 @@ fn drift_is_seen_and_mended() {
     assert_eq!(change["before"]["content"], "edited");
     assert_eq!(change["after"]["content"], "hi");
     std::fs::remove_file(&place).expect("it exists");
-    assert_eq!(terraform.planned("sample_file.a")["actions"], json!(["create"]));
+    assert_eq!(
+        terraform.planned("sample_file.a")["actions"],
+        json!(["create"])
+    );
     terraform.apply().succeeded();
     terraform.settled();
 }
@@ -118,18 +124,28 @@ fn an_existing_object_is_imported_by_its_id() {
     let terraform = Terraform::new(FILE);
     terraform.apply().succeeded();
     terraform.run(&["state", "rm", "sample_file.a"]).succeeded();
-    terraform.apply().failed().says("The file \"notes\" exists").says("with sample_file.a");
-    terraform.run(&["import", "-no-color", "sample_file.a", "notes"]).succeeded();
+    terraform
+        .apply()
+        .failed()
+        .says("The file \"notes\" exists")
+        .says("with sample_file.a");
+    terraform
+        .run(&["import", "-no-color", "sample_file.a", "notes"])
+        .succeeded();
     assert_eq!(terraform.state("sample_file.a")["id"], "file/notes");
     terraform.settled();
     terraform.run(&["state", "rm", "sample_file.a"]).succeeded();
-    terraform.run(&["import", "-no-color", "sample_file.a", "absent"]).failed();
+    terraform
+        .run(&["import", "-no-color", "sample_file.a", "absent"])
+        .failed();
 }
 
 #[test]
 fn a_resource_without_import_says_so() {
     let terraform = Terraform::new("resource \"sample_secret\" \"a\" {\n  password = \"abcd\"\n}");
-    let run = terraform.run(&["import", "-no-color", "sample_secret.a", "x"]).failed();
+    let run = terraform
+        .run(&["import", "-no-color", "sample_secret.a", "x"])
+        .failed();
     run.says("sample_secret cannot be imported by its id");
 }
 
@@ -137,22 +153,40 @@ fn a_resource_without_import_says_so() {
 fn rewrite_state(terraform: &Terraform, kind: &str, version: u64, attributes: serde_json::Value) {
     let mut state: serde_json::Value = serde_json::from_str(&terraform.state_file()).expect("JSON");
     let resources = state["resources"].as_array_mut().expect("resources");
-    let resource = resources.iter_mut().find(|resource| resource["type"] == kind).expect("it is there");
+    let resource = resources
+        .iter_mut()
+        .find(|resource| resource["type"] == kind)
+        .expect("it is there");
     resource["instances"][0]["schema_version"] = version.into();
     resource["instances"][0]["attributes"] = attributes;
     state["serial"] = 99.into();
-    std::fs::write(terraform.work().join("terraform.tfstate"), state.to_string()).expect("it can be written");
+    std::fs::write(
+        terraform.work().join("terraform.tfstate"),
+        state.to_string(),
+    )
+    .expect("it can be written");
 }
 
 #[test]
 fn states_of_older_versions_are_upgraded() {
-    let terraform = Terraform::new("resource \"sample_upgraded\" \"a\" {\n  words = [\"one\", \"two\"]\n}");
+    let terraform =
+        Terraform::new("resource \"sample_upgraded\" \"a\" {\n  words = [\"one\", \"two\"]\n}");
     terraform.apply().succeeded();
-    rewrite_state(&terraform, "sample_upgraded", 0, json!({"title": "one two"}));
+    rewrite_state(
+        &terraform,
+        "sample_upgraded",
+        0,
+        json!({"title": "one two"}),
+    );
     terraform.settled();
     rewrite_state(&terraform, "sample_upgraded", 1, json!({"name": "one two"}));
     terraform.settled();
-    rewrite_state(&terraform, "sample_upgraded", 1, json!({"title": "one two"}));
+    rewrite_state(
+        &terraform,
+        "sample_upgraded",
+        1,
+        json!({"title": "one two"}),
+    );
     terraform.plan().failed().says("the state has no name");
 }
 
@@ -169,7 +203,12 @@ fn a_state_of_a_newer_version_is_refused() {
 fn a_state_with_an_attribute_that_the_model_has_lost_is_still_read() {
     let terraform = Terraform::new("resource \"sample_upgraded\" \"a\" {\n  words = [\"one\"]\n}");
     terraform.apply().succeeded();
-    rewrite_state(&terraform, "sample_upgraded", 2, json!({"words": ["one"], "gone": {"since": 1}}));
+    rewrite_state(
+        &terraform,
+        "sample_upgraded",
+        2,
+        json!({"words": ["one"], "gone": {"since": 1}}),
+    );
     terraform.settled();
 }
 
@@ -177,8 +216,17 @@ fn a_state_with_an_attribute_that_the_model_has_lost_is_still_read() {
 fn a_state_that_does_not_decode_names_the_attribute() {
     let terraform = Terraform::new("resource \"sample_upgraded\" \"a\" {\n  words = [\"one\"]\n}");
     terraform.apply().succeeded();
-    rewrite_state(&terraform, "sample_upgraded", 2, json!({"words": ["one", {"not": "a word"}]}));
-    terraform.plan().failed().says("words[1] cannot be read").says("an object was found");
+    rewrite_state(
+        &terraform,
+        "sample_upgraded",
+        2,
+        json!({"words": ["one", {"not": "a word"}]}),
+    );
+    terraform
+        .plan()
+        .failed()
+        .says("words[1] cannot be read")
+        .says("an object was found");
 }
 
 #[test]
@@ -202,7 +250,10 @@ fn a_move_from_an_unknown_type_is_refused_by_name() {
         "resource \"sample_moved\" \"b\" {\n  name = \"notes\"\n}\n\
          moved {\n  from = sample_secret.a\n  to = sample_moved.b\n}",
     );
-    terraform.plan().failed().says("sample_secret cannot be moved to sample_moved");
+    terraform
+        .plan()
+        .failed()
+        .says("sample_secret cannot be moved to sample_moved");
 }
 
 #[test]

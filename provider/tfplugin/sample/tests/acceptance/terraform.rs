@@ -49,7 +49,10 @@ impl Run {
     fn contains(&self, text: &str) -> bool {
         let words = |text: &str| {
             let words = text.split(|c: char| c.is_whitespace() || "│╷╵".contains(c));
-            words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+            words
+                .filter(|word| !word.is_empty())
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         words(&self.output).contains(&words(text))
     }
@@ -72,7 +75,11 @@ impl Terraform {
         for name in ["bin", "machine", "work"] {
             std::fs::create_dir(folder.path().join(name)).expect("a folder");
         }
-        std::os::unix::fs::symlink(PROVIDER, folder.path().join("bin/terraform-provider-sample")).expect("a link");
+        std::os::unix::fs::symlink(
+            PROVIDER,
+            folder.path().join("bin/terraform-provider-sample"),
+        )
+        .expect("a link");
         let settings = format!(
             "provider_installation {{\n  dev_overrides {{\n    \"ondol/sample\" = {:?}\n  }}\n}}\n",
             folder.path().join("bin")
@@ -154,7 +161,9 @@ impl Terraform {
     pub(crate) fn planned(&self, address: &str) -> Value {
         self.plan().succeeded();
         let plan = self.json(&["show", "-json", "plan"]);
-        let changes = plan["resource_changes"].as_array().expect("a plan has changes");
+        let changes = plan["resource_changes"]
+            .as_array()
+            .expect("a plan has changes");
         let found = changes.iter().find(|change| change["address"] == address);
         found.unwrap_or_else(|| panic!("nothing is planned for {address}"))["change"].clone()
     }
@@ -163,8 +172,13 @@ impl Terraform {
     #[track_caller]
     pub(crate) fn state(&self, address: &str) -> Value {
         let state = self.json(&["show", "-json"]);
-        let resources = state["values"]["root_module"]["resources"].as_array().cloned().unwrap_or_default();
-        let found = resources.into_iter().find(|resource| resource["address"] == address);
+        let resources = state["values"]["root_module"]["resources"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let found = resources
+            .into_iter()
+            .find(|resource| resource["address"] == address);
         found.unwrap_or_else(|| panic!("{address} is not in the state: {state}"))["values"].clone()
     }
 
@@ -175,8 +189,15 @@ impl Terraform {
 
     #[track_caller]
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
-        let output = self.command(arguments).output().expect("terraform is on the PATH");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = self
+            .command(arguments)
+            .output()
+            .expect("terraform is on the PATH");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
@@ -206,7 +227,10 @@ impl Terraform {
             .expect("terraform is on the PATH");
         let began = Instant::now();
         while !self.diary().contains(line) {
-            assert!(began.elapsed() < Duration::from_secs(60), "{line:?} never came");
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "{line:?} never came"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         child
@@ -218,18 +242,29 @@ pub(crate) fn providers_of(terraform: u32) -> Vec<u32> {
     let children = |id: u32| {
         let threads = Path::new("/proc").join(id.to_string()).join("task");
         let threads = std::fs::read_dir(threads).into_iter().flatten().flatten();
-        let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        let lists = threads
+            .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
         lists
-            .flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<u32>>())
+            .flat_map(|list| {
+                list.split_whitespace()
+                    .filter_map(|id| id.parse().ok())
+                    .collect::<Vec<u32>>()
+            })
             .collect::<Vec<_>>()
     };
     let is_provider = |id: &u32| {
-        std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.starts_with("terraform-provi"))
+        std::fs::read_to_string(format!("/proc/{id}/comm"))
+            .is_ok_and(|name| name.starts_with("terraform-provi"))
     };
-    children(terraform).into_iter().filter(is_provider).collect()
+    children(terraform)
+        .into_iter()
+        .filter(is_provider)
+        .collect()
 }
 
 pub(crate) fn signal(id: u32, name: &str) {
-    let status = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status();
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), &id.to_string()])
+        .status();
     assert!(status.expect("kill is on the PATH").success());
 }

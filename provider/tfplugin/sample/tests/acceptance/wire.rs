@@ -23,14 +23,25 @@ struct Sample {
 /// A provider with a configuration.
 async fn sample() -> Sample {
     let certificate = Certificate::new().expect("a certificate");
-    let plugin = Plugin::start(Command::new(PROVIDER), &certificate).await.expect("it starts");
-    let mut client = plugin.client(&certificate).await.expect("it accepts Terraform");
+    let plugin = Plugin::start(Command::new(PROVIDER), &certificate)
+        .await
+        .expect("it starts");
+    let mut client = plugin
+        .client(&certificate)
+        .await
+        .expect("it accepts Terraform");
     let machine = tempfile::tempdir().expect("a folder");
     let request = wire::configure_provider::Request {
-        config: Some(as_json(&json!({"directory": machine.path(), "greeting": null}))),
+        config: Some(as_json(
+            &json!({"directory": machine.path(), "greeting": null}),
+        )),
         ..Default::default()
     };
-    let answer = client.configure_provider(request).await.expect("an answer").into_inner();
+    let answer = client
+        .configure_provider(request)
+        .await
+        .expect("an answer")
+        .into_inner();
     assert_eq!(answer.diagnostics, []);
     Sample {
         plugin,
@@ -48,10 +59,17 @@ fn as_json(value: &Value) -> DynamicValue {
 }
 
 fn name_of(identity: Option<ResourceIdentityData>) -> String {
-    let data = identity.expect("an identity").identity_data.expect("with data");
+    let data = identity
+        .expect("an identity")
+        .identity_data
+        .expect("with data");
     let kind = Type::from_json(&json!(["object", {"name": "string"}])).expect("a type");
     let value = msgpack::decode(&data.msgpack, &kind).expect("it decodes");
-    value.get("name").and_then(|name| name.as_str()).expect("a name").to_owned()
+    value
+        .get("name")
+        .and_then(|name| name.as_str())
+        .expect("a name")
+        .to_owned()
 }
 
 /// A `sample_file` with this name and nothing else set.
@@ -61,9 +79,14 @@ fn file(name: &str) -> DynamicValue {
 
 #[tokio::test]
 async fn identities_are_announced_reported_and_imported_from() {
-    let Sample { mut client, machine: _machine, .. } = sample().await;
+    let mut sample = sample().await;
+    let client = &mut sample.client;
     let request = wire::get_resource_identity_schemas::Request {};
-    let schemas = client.get_resource_identity_schemas(request).await.expect("an answer").into_inner();
+    let schemas = client
+        .get_resource_identity_schemas(request)
+        .await
+        .expect("an answer")
+        .into_inner();
     let names: Vec<_> = schemas.identity_schemas.keys().collect();
     assert_eq!(names, ["sample_file"]);
     let attribute = &schemas.identity_schemas["sample_file"].identity_attributes[0];
@@ -75,7 +98,11 @@ async fn identities_are_announced_reported_and_imported_from() {
         config: Some(file("a")),
         ..Default::default()
     };
-    let created = client.apply_resource_change(create).await.expect("an answer").into_inner();
+    let created = client
+        .apply_resource_change(create)
+        .await
+        .expect("an answer")
+        .into_inner();
     assert_eq!(created.diagnostics, []);
     assert_eq!(name_of(created.new_identity), "a");
 
@@ -86,16 +113,28 @@ async fn identities_are_announced_reported_and_imported_from() {
         }),
         ..Default::default()
     };
-    let imported = client.import_resource_state(import).await.expect("an answer").into_inner();
+    let imported = client
+        .import_resource_state(import)
+        .await
+        .expect("an answer")
+        .into_inner();
     assert_eq!(imported.diagnostics, []);
-    let resource = imported.imported_resources.into_iter().next().expect("one resource");
+    let resource = imported
+        .imported_resources
+        .into_iter()
+        .next()
+        .expect("one resource");
     assert_eq!(name_of(resource.identity), "a");
     let read = wire::read_resource::Request {
         type_name: "sample_file".to_owned(),
         current_state: resource.state,
         ..Default::default()
     };
-    let read = client.read_resource(read).await.expect("an answer").into_inner();
+    let read = client
+        .read_resource(read)
+        .await
+        .expect("an answer")
+        .into_inner();
     assert_eq!(name_of(read.new_identity), "a");
 
     let upgrade = wire::upgrade_resource_identity::Request {
@@ -106,90 +145,193 @@ async fn identities_are_announced_reported_and_imported_from() {
             ..Default::default()
         }),
     };
-    let upgraded = client.upgrade_resource_identity(upgrade).await.expect("an answer").into_inner();
+    let upgraded = client
+        .upgrade_resource_identity(upgrade)
+        .await
+        .expect("an answer")
+        .into_inner();
     assert_eq!(name_of(upgraded.upgraded_identity), "a");
 }
 
 #[tokio::test]
+async fn what_an_ephemeral_resource_remembers_goes_from_call_to_call() {
+    let mut sample = sample().await;
+    let client = &mut sample.client;
+    let type_name = "sample_token".to_owned();
+    let open = wire::open_ephemeral_resource::Request {
+        type_name: type_name.clone(),
+        config: Some(as_json(&json!({"owner": "ann", "renew_millis": 1000}))),
+        ..Default::default()
+    };
+    let opened = client
+        .open_ephemeral_resource(open)
+        .await
+        .expect("an answer")
+        .into_inner();
+    assert_eq!(opened.diagnostics, []);
+    assert!(opened.renew_at.is_some());
+    let renew = wire::renew_ephemeral_resource::Request {
+        type_name: type_name.clone(),
+        private: opened.private,
+    };
+    let renewed = client
+        .renew_ephemeral_resource(renew)
+        .await
+        .expect("an answer")
+        .into_inner();
+    assert_eq!(renewed.renew_at, None);
+    let close = wire::close_ephemeral_resource::Request {
+        type_name,
+        private: renewed.private,
+    };
+    client
+        .close_ephemeral_resource(close)
+        .await
+        .expect("an answer");
+    let diary = std::fs::read_to_string(sample.machine.path().join("diary")).expect("a diary");
+    assert_eq!(diary, "open ann\nrenew ann\nclose ann after 1 renewals\n");
+}
+
+#[tokio::test]
 async fn metadata_lists_everything_that_the_provider_has() {
-    let Sample { mut client, .. } = sample().await;
-    let metadata = client.get_metadata(wire::get_metadata::Request {}).await.expect("an answer").into_inner();
+    let mut sample = sample().await;
+    let client = &mut sample.client;
+    let metadata = client
+        .get_metadata(wire::get_metadata::Request {})
+        .await
+        .expect("an answer")
+        .into_inner();
     assert_eq!(metadata.resources.len(), 8);
     assert_eq!(metadata.data_sources[0].type_name, "sample_files");
     assert_eq!(metadata.ephemeral_resources[0].type_name, "sample_token");
     assert_eq!(metadata.functions.len(), 2);
-    let functions = client.get_functions(wire::get_functions::Request {}).await.expect("an answer").into_inner();
+    let functions = client
+        .get_functions(wire::get_functions::Request {})
+        .await
+        .expect("an answer")
+        .into_inner();
     assert_eq!(functions.functions.len(), 2);
 }
 
 #[tokio::test]
 async fn calls_that_are_not_offered_are_answered_unimplemented() {
-    let Sample { mut client, .. } = sample().await;
-    let generate = client.generate_resource_config(wire::generate_resource_config::Request::default()).await;
-    assert_eq!(generate.expect_err("not offered").code(), Code::Unimplemented);
-    let list = client.list_resource(wire::list_resource::Request::default()).await;
+    let mut sample = sample().await;
+    let client = &mut sample.client;
+    let generate = client
+        .generate_resource_config(wire::generate_resource_config::Request::default())
+        .await;
+    assert_eq!(
+        generate.expect_err("not offered").code(),
+        Code::Unimplemented
+    );
+    let list = client
+        .list_resource(wire::list_resource::Request::default())
+        .await;
     assert_eq!(list.expect_err("not offered").code(), Code::Unimplemented);
-    let action = client.plan_action(wire::plan_action::Request::default()).await;
+    let action = client
+        .plan_action(wire::plan_action::Request::default())
+        .await;
     assert_eq!(action.expect_err("not offered").code(), Code::Unimplemented);
-    let states = client.get_states(wire::get_states::Request::default()).await;
+    let states = client
+        .get_states(wire::get_states::Request::default())
+        .await;
     assert_eq!(states.expect_err("not offered").code(), Code::Unimplemented);
 }
 
 #[tokio::test]
 async fn an_unknown_resource_is_a_diagnostic() {
-    let Sample { mut client, .. } = sample().await;
+    let mut sample = sample().await;
+    let client = &mut sample.client;
     let request = wire::read_resource::Request {
         type_name: "sample_nothing".to_owned(),
         ..Default::default()
     };
-    let answer = client.read_resource(request).await.expect("an answer").into_inner();
-    assert_eq!(answer.diagnostics[0].summary, "There is no resource sample_nothing");
+    let answer = client
+        .read_resource(request)
+        .await
+        .expect("an answer")
+        .into_inner();
+    assert_eq!(
+        answer.diagnostics[0].summary,
+        "There is no resource sample_nothing"
+    );
 }
 
 #[tokio::test]
 async fn a_value_that_does_not_decode_is_answered_with_its_path() {
-    let Sample { mut client, .. } = sample().await;
+    let mut sample = sample().await;
+    let client = &mut sample.client;
     let request = wire::validate_resource_config::Request {
         type_name: "sample_nested".to_owned(),
-        config: Some(as_json(&json!({"name": "a", "map": {"x": {"size_mib": "many"}}}))),
+        config: Some(as_json(
+            &json!({"name": "a", "map": {"x": {"size_mib": "many"}}}),
+        )),
         ..Default::default()
     };
-    let answer = client.validate_resource_config(request).await.expect("an answer").into_inner();
+    let answer = client
+        .validate_resource_config(request)
+        .await
+        .expect("an answer")
+        .into_inner();
     let diagnostic = &answer.diagnostics[0];
     assert_eq!(diagnostic.summary, "map[\"x\"].size_mib cannot be read");
-    assert_eq!(diagnostic.attribute.as_ref().expect("a path").steps.len(), 3);
+    assert_eq!(
+        diagnostic.attribute.as_ref().expect("a path").steps.len(),
+        3
+    );
 }
 
 #[tokio::test]
 async fn a_terraform_too_old_for_write_only_values_is_told_so() {
-    let Sample { mut client, .. } = sample().await;
+    let mut sample = sample().await;
+    let client = &mut sample.client;
     let request = wire::validate_resource_config::Request {
         type_name: "sample_secret".to_owned(),
         config: Some(as_json(&json!({"password": "long enough"}))),
         ..Default::default()
     };
-    let answer = client.validate_resource_config(request).await.expect("an answer").into_inner();
-    assert_eq!(answer.diagnostics[0].summary, "password needs Terraform 1.11");
+    let answer = client
+        .validate_resource_config(request)
+        .await
+        .expect("an answer")
+        .into_inner();
+    assert_eq!(
+        answer.diagnostics[0].summary,
+        "password needs Terraform 1.11"
+    );
 }
 
 #[tokio::test]
 async fn without_a_configuration_nothing_is_done() {
     let certificate = Certificate::new().expect("a certificate");
-    let plugin = Plugin::start(Command::new(PROVIDER), &certificate).await.expect("it starts");
-    let mut client = plugin.client(&certificate).await.expect("it accepts Terraform");
+    let plugin = Plugin::start(Command::new(PROVIDER), &certificate)
+        .await
+        .expect("it starts");
+    let mut client = plugin
+        .client(&certificate)
+        .await
+        .expect("it accepts Terraform");
     let request = wire::read_resource::Request {
         type_name: "sample_file".to_owned(),
         current_state: Some(file("a")),
         ..Default::default()
     };
-    let answer = client.read_resource(request).await.expect("an answer").into_inner();
+    let answer = client
+        .read_resource(request)
+        .await
+        .expect("an answer")
+        .into_inner();
     assert!(answer.diagnostics[0].summary.contains("not configured"));
     assert!(answer.new_state.is_some(), "the state stays");
 }
 
 #[tokio::test]
 async fn a_client_without_terraforms_certificate_is_refused() {
-    let Sample { plugin, .. } = sample().await;
+    let Sample {
+        plugin,
+        client: _client,
+        ..
+    } = sample().await;
     let stranger = Certificate::new().expect("a certificate");
     for certificate in [None, Some(&stranger)] {
         let refused = match plugin.connect(certificate).await {
@@ -197,7 +339,10 @@ async fn a_client_without_terraforms_certificate_is_refused() {
             // In TLS 1.3 a client learns only from the first answer that it was refused.
             Ok(channel) => {
                 let mut client = ProviderClient::new(channel);
-                client.get_metadata(wire::get_metadata::Request {}).await.is_err()
+                client
+                    .get_metadata(wire::get_metadata::Request {})
+                    .await
+                    .is_err()
             }
         };
         assert!(refused);
@@ -206,28 +351,52 @@ async fn a_client_without_terraforms_certificate_is_refused() {
 
 #[tokio::test]
 async fn a_handshake_that_never_ends_does_not_hold_up_the_next() {
-    let Sample { plugin, certificate, .. } = sample().await;
+    let Sample {
+        plugin,
+        certificate,
+        ..
+    } = sample().await;
     let mut silent = Vec::new();
     for _ in 0..20 {
         silent.push(plugin.dial().await.expect("it listens"));
     }
     let began = Instant::now();
-    let mut client = plugin.client(&certificate).await.expect("it accepts Terraform");
-    client.get_metadata(wire::get_metadata::Request {}).await.expect("an answer");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let mut client = plugin
+        .client(&certificate)
+        .await
+        .expect("it accepts Terraform");
+    client
+        .get_metadata(wire::get_metadata::Request {})
+        .await
+        .expect("an answer");
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn an_interrupt_is_survived() {
-    let Sample { plugin, mut client, .. } = sample().await;
+    let Sample {
+        plugin, mut client, ..
+    } = sample().await;
     signal(plugin.process.id().expect("it runs"), "INT");
     tokio::time::sleep(Duration::from_millis(100)).await;
-    client.get_metadata(wire::get_metadata::Request {}).await.expect("it still answers");
+    client
+        .get_metadata(wire::get_metadata::Request {})
+        .await
+        .expect("it still answers");
 }
 
 #[tokio::test]
 async fn an_operation_outlives_a_dropped_connection() {
-    let Sample { plugin: _plugin, mut client, machine, .. } = sample().await;
+    let Sample {
+        plugin: _plugin,
+        mut client,
+        machine,
+        ..
+    } = sample().await;
     let config = as_json(&json!({"create_millis": 300, "deaf": false}));
     let request = wire::apply_resource_change::Request {
         type_name: "sample_slow".to_owned(),
@@ -236,7 +405,11 @@ async fn an_operation_outlives_a_dropped_connection() {
         ..Default::default()
     };
     let call = client.apply_resource_change(request);
-    assert!(tokio::time::timeout(Duration::from_millis(100), call).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), call)
+            .await
+            .is_err()
+    );
     drop(client);
     tokio::time::sleep(Duration::from_millis(800)).await;
     let diary = std::fs::read_to_string(machine.path().join("diary")).expect("a diary");
@@ -245,10 +418,19 @@ async fn an_operation_outlives_a_dropped_connection() {
 
 #[tokio::test]
 async fn it_exits_when_terraform_says_so_and_leaves_no_socket() {
-    let Sample { mut plugin, certificate, client, .. } = sample().await;
-    let folder = std::path::Path::new(&plugin.address).parent().expect("a folder").to_owned();
+    let Sample {
+        mut plugin,
+        certificate,
+        client,
+        ..
+    } = sample().await;
+    let folder = std::path::Path::new(&plugin.address)
+        .parent()
+        .expect("a folder")
+        .to_owned();
     assert!(folder.exists());
-    let mut controller = GrpcControllerClient::new(plugin.connect(Some(&certificate)).await.expect("a channel"));
+    let mut controller =
+        GrpcControllerClient::new(plugin.connect(Some(&certificate)).await.expect("a channel"));
     controller.shutdown(Empty {}).await.expect("an answer");
     drop(client);
     let status = tokio::time::timeout(Duration::from_secs(3), plugin.process.wait()).await;
@@ -261,22 +443,36 @@ async fn on_a_loopback_port_the_same_rules_hold() {
     let certificate = Certificate::new().expect("a certificate");
     let mut command = Command::new(PROVIDER);
     command.env("SAMPLE_TRANSPORT", "tcp");
-    let plugin = Plugin::start(command, &certificate).await.expect("it starts");
+    let plugin = Plugin::start(command, &certificate)
+        .await
+        .expect("it starts");
     assert_eq!(plugin.network, "tcp");
     assert!(plugin.address.starts_with("127.0.0.1:"));
-    let mut client = plugin.client(&certificate).await.expect("it accepts Terraform");
-    client.get_metadata(wire::get_metadata::Request {}).await.expect("an answer");
+    let mut client = plugin
+        .client(&certificate)
+        .await
+        .expect("it accepts Terraform");
+    client
+        .get_metadata(wire::get_metadata::Request {})
+        .await
+        .expect("an answer");
     let stranger = plugin.connect(None).await;
     let refused = match stranger {
         Err(_) => true,
-        Ok(channel) => ProviderClient::new(channel).get_metadata(wire::get_metadata::Request {}).await.is_err(),
+        Ok(channel) => ProviderClient::new(channel)
+            .get_metadata(wire::get_metadata::Request {})
+            .await
+            .is_err(),
     };
     assert!(refused);
 }
 
 #[test]
 fn a_user_who_runs_it_is_told_what_it_is() {
-    let run = Command::new(PROVIDER).env_remove("TF_PLUGIN_MAGIC_COOKIE").output().expect("it runs");
+    let run = Command::new(PROVIDER)
+        .env_remove("TF_PLUGIN_MAGIC_COOKIE")
+        .output()
+        .expect("it runs");
     assert!(!run.status.success());
     assert_eq!(run.stdout, b"");
     assert!(String::from_utf8_lossy(&run.stderr).contains("Terraform provider"));
@@ -285,7 +481,10 @@ fn a_user_who_runs_it_is_told_what_it_is() {
 #[test]
 fn a_terraform_that_sends_no_certificate_is_refused() {
     let run = Command::new(PROVIDER)
-        .env("TF_PLUGIN_MAGIC_COOKIE", "d602bf8f470bc67ca7faa0386276bbdd4330efaf76d1a219cb4d6991ca9872b2")
+        .env(
+            "TF_PLUGIN_MAGIC_COOKIE",
+            "d602bf8f470bc67ca7faa0386276bbdd4330efaf76d1a219cb4d6991ca9872b2",
+        )
         .env_remove("PLUGIN_CLIENT_CERT")
         .output()
         .expect("it runs");

@@ -1,7 +1,5 @@
 //! The binary by itself: what a person and Ansible's stock path can ask of it, and where it can run.
 
-mod harness;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -129,13 +127,20 @@ fn the_collections_generated_files_are_up_to_date() {
         .arg(folder.path())
         .assert()
         .success();
-    let checked_in = harness::repository().join("modules/collection");
+    let checked_in = crate::harness::repository().join("modules/collection");
     for part in ["plugins/modules", "plugins/action", "tests/sanity", "meta"] {
-        assert_eq!(
+        let (present, wanted) = (
             texts(&checked_in.join(part)),
             texts(&folder.path().join(part)),
-            "run: cargo run -p ondol-module -- --write-collection modules/collection"
         );
+        let names = |texts: &[(String, String)]| -> Vec<String> {
+            texts.iter().map(|(name, _)| name.clone()).collect()
+        };
+        let how = "run: cargo run -p ondol-module -- --write-collection modules/collection";
+        assert_eq!(names(&present), names(&wanted), "{part}: {how}");
+        for ((name, present), (_, wanted)) in present.iter().zip(&wanted) {
+            assert!(present == wanted, "{part}/{name} is out of date; {how}");
+        }
     }
 }
 
@@ -160,8 +165,8 @@ fn texts(folder: &Path) -> Vec<(String, String)> {
 /// Ubuntu 22.04 has glibc 2.35.
 #[test]
 fn it_asks_for_no_c_library_newer_than_ubuntu_22_04_has() {
-    let Some(objdump) = harness::find("objdump") else {
-        harness::skip("objdump is not installed (package binutils)");
+    let Some(objdump) = crate::harness::find("objdump") else {
+        crate::harness::skip("objdump is not installed (package binutils)");
         return;
     };
     let output = Command::new(objdump)

@@ -1,12 +1,10 @@
 //! The collection as ansible-playbook uses it: the cache and its refusals, become, async, check mode, secrets, facts.
 
-mod harness;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process::Command;
 
-use harness::{Played, Site, Sshd, find, is_root, skip, with_each_ansible};
+use crate::harness::{Played, Site, Sshd, find, is_root, skip, with_each_ansible};
 use serde_json::{Value, json};
 
 const KERNEL: &str = "- ondol.cloud.facts:\n    gather_subset: min\n    filter: ansible_kernel";
@@ -144,6 +142,7 @@ fn a_cache_of_another_user_is_refused() {
             "{}",
             played.message()
         );
+        assert!(site.cache().exists(), "what is not ours is left alone");
     });
 }
 
@@ -262,6 +261,17 @@ fn another_architecture_is_an_error_that_names_it() {
             assert!(told.contains("target is riscv64"), "{told}");
             assert!(told.contains(std::env::consts::ARCH), "{told}");
         }
+    });
+}
+
+#[test]
+fn a_collection_without_its_binary_says_so() {
+    with_each_ansible(|site| {
+        fs::remove_dir_all(site.collection().join("plugins/bin")).expect("rm");
+        let played = site.play(KERNEL).fail();
+        let told = played.message();
+        assert!(told.contains("holds no binary"), "{told}");
+        assert!(told.contains("plugins/bin"), "{told}");
     });
 }
 

@@ -1,0 +1,33 @@
+# A VM with a data disk, started and waited for.
+terraform {
+  required_version = ">= 1.11"
+  required_providers {
+    ondol = { source = "ondol/ondol" }
+  }
+}
+
+provider "ondol" {
+  hosts = {
+    srv-01 = { engine = "lab" }
+  }
+}
+
+# The public key that may log in, and the private key's file.
+variable "authorized_key" { type = string }
+
+resource "ondol_golden_image" "base" {
+  suite = "bookworm"
+}
+
+resource "ondol_vm" "web" {
+  host       = "srv-01"
+  name       = "web-01"
+  image      = ondol_golden_image.base.path
+  memory_mib = 256
+  disks      = { data = { size_mib = 128 } }
+  wait_for   = "ssh"
+  seed = {
+    user            = "ops"
+    authorized_keys = [var.authorized_key]
+  }
+}

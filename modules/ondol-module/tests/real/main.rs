@@ -1,0 +1,5 @@
+//! The built binary and the collection, by themselves and under real ansible-playbook.
+
+mod binary;
+mod harness;
+mod playbook;
