@@ -223,9 +223,7 @@ fn an_apply_whose_provider_is_killed_is_completed_by_the_next() {
         return;
     }
     let site = Site::new("kill", TWO_VMS);
-    for moment in [1500, 4000, 7000] {
-        let mut apply = site.start_apply();
-        std::thread::sleep(Duration::from_millis(moment));
+    let kill = |mut apply: std::process::Child| {
         for pid in provider_of(&apply) {
             let _ = nix::sys::signal::kill(
                 nix::unistd::Pid::from_raw(pid),
@@ -233,7 +231,23 @@ fn an_apply_whose_provider_is_killed_is_completed_by_the_next() {
             );
         }
         apply.wait().unwrap();
-    }
+    };
+    let early = site.start_apply();
+    std::thread::sleep(Duration::from_millis(700));
+    kill(early);
+    // The worst moment: the guest runs a network that nobody has confirmed.
+    let late = site.start_apply();
+    let pending = || {
+        let status = site
+            .lab()
+            .exec("web-01", &["cat", "/run/ondol/netplan/status"], b"");
+        status.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("state pending"))
+    };
+    assert!(
+        eventually(Duration::from_secs(60), pending),
+        "the guest's network was never pending"
+    );
+    kill(late);
     site.apply().success();
     nothing_to_do(&site);
     assert_eq!(site.lab().list().unwrap().len(), 2);

@@ -1,7 +1,4 @@
 output "inventory" {
-  value = module.site.inventory
-}
-
-output "addresses" {
-  value = module.site.addresses
+  description = "The inventory for ansible-playbook -i."
+  value       = module.site.inventory
 }

@@ -550,10 +550,12 @@ impl Resource for NetplanResource {
             );
             return Ok(Some(state));
         }
-        let candidates = candidates(Some(&state), &desired, vm.first_boot_address);
-        let reached = Way::new(cx, &engine, &state, &vm)?
-            .reach(&state.label(), candidates, Instant::now() + READ_PATIENCE)
-            .await?;
+        let search = Search {
+            label: state.label(),
+            candidates: candidates(Some(&state), &desired, vm.first_boot_address),
+            until: Instant::now() + READ_PATIENCE,
+        };
+        let reached = Way::new(cx, &engine, &state, &vm)?.reach(&search).await?;
         let observed = reached.observe().await?;
         Ok(Some(observed_state(state, &desired, &observed)))
     }
@@ -646,16 +648,16 @@ async fn converge(
     let until = cx
         .deadline()
         .unwrap_or_else(|| Instant::now() + Duration::from_secs(300));
-    let mut reached = way
-        .reach(
-            &planned.label(),
-            candidates(prior, &desired, vm.first_boot_address),
-            until,
-        )
-        .await?;
+    let search = Search {
+        label: planned.label(),
+        candidates: candidates(prior, &desired, vm.first_boot_address),
+        until,
+    };
+    let mut reached = way.reach(&search).await?;
     // A round more than one change needs: the second looks whether the first has held.
     for _ in 0..3 {
-        let observed = reached.observe().await?;
+        let (calm, observed) = calm(&way, reached, &search).await?;
+        reached = calm;
         let blockers = guest::blockers(&desired, &observed);
         if !blockers.is_empty() {
             return Err(blockers.iter().map(problem).collect());
@@ -718,7 +720,7 @@ async fn change_over(
     planned: &Model,
     until: Instant,
 ) -> Result<Reached, Diagnostics> {
-    begin(way, &reached, change, until).await?;
+    begin(&reached, change).await?;
     let old = reached.address;
     let mut addresses = static_addresses(desired);
     if addresses.is_empty() {
@@ -797,44 +799,50 @@ async fn confirm(
     }
 }
 
-async fn begin(
+/// Waits until no change is under way on the guest, and says what it is like then. A change that an apply left when it was
+/// killed is taken back by the guest itself, and the address that it was reached on may go with it.
+async fn calm(
     way: &Way<'_>,
-    reached: &Reached,
-    change: &guest::Change,
-    until: Instant,
-) -> Result<(), Diagnostics> {
+    mut reached: Reached,
+    search: &Search,
+) -> Result<(Reached, Observed), Diagnostics> {
     loop {
-        let answer = match reached
-            .try_run("begin the network change", &guest::begin(change))
-            .await
-        {
-            Ok(answer) => answer,
-            // Begun or not, the new address will tell.
-            Err(ssh::Error::Lost { .. } | ssh::Error::Deadline { .. }) => return Ok(()),
-            Err(error) => return Err(diagnostics::ssh(&error, "begin the network change").into()),
-        };
-        let error = match guest::parse_begin(&change.id, &answer) {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        match &error {
-            // A change of an apply that was killed: the guest settles it within its own deadline.
-            guest::BeginError::Refused(_) if Instant::now() + Duration::from_secs(2) < until => {
-                way.sleep(Duration::from_secs(1)).await?;
-            }
-            _ => {
-                return Err(
-                    Diagnostic::error("The guest did not take the network change")
-                        .detail(format!(
-                            "{} Nothing was changed on the guest.",
-                            diagnostics::sentence(&error.to_string())
-                        ))
-                        .at(path!["ethernets"])
-                        .into(),
-                );
-            }
+        let observed = reached.observe().await?;
+        if !matches!(
+            observed.status,
+            Status::Pending { .. } | Status::Settling { .. }
+        ) {
+            return Ok((reached, observed));
         }
+        if Instant::now() >= search.until {
+            return Err(Diagnostic::error(format!("The network of {} cannot be changed now", search.label))
+                .detail("Another change of it is under way on the guest, and did not end in time. Run terraform apply again.")
+                .at(path!["ethernets"])
+                .into());
+        }
+        reached.guest.forget().await;
+        way.sleep(Duration::from_secs(1)).await?;
+        reached = way.reach(search).await?;
     }
+}
+
+async fn begin(reached: &Reached, change: &guest::Change) -> Result<(), Diagnostics> {
+    let act = "begin the network change";
+    let answer = match reached.try_run(act, &guest::begin(change)).await {
+        Ok(answer) => answer,
+        // Begun or not, the new address will tell.
+        Err(ssh::Error::Lost { .. } | ssh::Error::Deadline { .. }) => return Ok(()),
+        Err(error) => return Err(diagnostics::ssh(&error, act).into()),
+    };
+    guest::parse_begin(&change.id, &answer).map_err(|error| {
+        Diagnostic::error("The guest did not take the network change")
+            .detail(format!(
+                "{} Nothing was changed on the guest.",
+                diagnostics::sentence(&error.to_string())
+            ))
+            .at(path!["ethernets"])
+            .into()
+    })
 }
 
 /// Looks whether the guest came back where it was, and says so.
@@ -846,9 +854,15 @@ async fn after_rollback(
 ) -> String {
     let until = Instant::now() + change.rollback_after + Duration::from_secs(10);
     while let Ok(reached) = way.reach_any(&[old], until).await {
-        match reached.status().await.map(|text| guest::parse_status(&text)) {
+        match reached
+            .status()
+            .await
+            .map(|text| guest::parse_status(&text))
+        {
             Ok(Status::RolledBack { reason, .. }) => {
-                return format!("The guest rolled it back by itself ({reason}) and answers on {old} as before.");
+                return format!(
+                    "The guest rolled it back by itself ({reason}) and answers on {old} as before."
+                );
             }
             Ok(Status::Pending { .. } | Status::Settling { .. }) | Err(_) => {}
             Ok(other) => return format!("The guest answers on {old} as before ({other:?})."),
@@ -887,6 +901,13 @@ struct Way<'a> {
     engine: &'a Arc<dyn Engine>,
     vm: &'a Vm,
     target: Target,
+}
+
+/// Which guest is looked for, where, and for how long.
+struct Search {
+    label: String,
+    candidates: Vec<IpAddr>,
+    until: Instant,
 }
 
 /// A guest that answered, as itself, on an address.
@@ -951,12 +972,8 @@ impl<'a> Way<'a> {
     }
 
     /// Reaches the guest on one of the candidates, or else where the hypervisor sees it.
-    async fn reach(
-        &self,
-        label: &str,
-        mut candidates: Vec<IpAddr>,
-        until: Instant,
-    ) -> Result<Reached, Diagnostics> {
+    async fn reach(&self, search: &Search) -> Result<Reached, Diagnostics> {
+        let mut candidates = search.candidates.clone();
         let refused_until = Instant::now() + BOOTING;
         loop {
             let errors = match self.race(&candidates).await {
@@ -972,8 +989,8 @@ impl<'a> Way<'a> {
                 Some(_) => false,
                 None => true,
             };
-            if !patient || Instant::now() + Duration::from_secs(1) > until {
-                let act = format!("log in to the guest {label}");
+            if !patient || Instant::now() + Duration::from_secs(1) > search.until {
+                let act = format!("log in to the guest {}", search.label);
                 return Err(match decisive {
                     Some((_, error)) => diagnostics::ssh(error, &act),
                     None => Diagnostic::error(format!("Could not {act}")).detail(format!(
@@ -1063,8 +1080,13 @@ fn unique(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
 impl Reached {
     /// How the last change stands. Asked while the network under the connection may go, so it does not wait long.
     async fn status(&self) -> Result<String, ssh::Error> {
-        let limits = Limits { deadline: STATUS, ..self.limits.clone() };
-        self.guest.root("ask how the change stands", &guest::status(), &limits).await
+        let limits = Limits {
+            deadline: STATUS,
+            ..self.limits.clone()
+        };
+        self.guest
+            .root("ask how the change stands", &guest::status(), &limits)
+            .await
     }
 
     async fn try_run(&self, act: &str, script: &str) -> Result<String, ssh::Error> {
