@@ -6,12 +6,15 @@
 
 mod site;
 
+use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use ondol_image::{Distribution, Recipe};
 use serde_json::{Value, json};
-use site::{Site, eventually, possible, provider_of};
+use site::{Done, Site, eventually, possible, provider_of};
 
 const TWO_VMS: &str = include_str!("site/main.tf");
 
@@ -20,6 +23,15 @@ fn one_vm() -> String {
         "    web-02 = { host = \"srv-02\", address = \"192.168.10.31\" }\n",
         "",
     )
+}
+
+/// Without netplan and inventory: nothing is awaited in the guest.
+fn vm_only() -> String {
+    let all = one_vm();
+    let (vm, _) = all
+        .split_once("resource \"ondol_netplan\"")
+        .expect("main.tf has a netplan");
+    vm.to_owned()
 }
 
 #[track_caller]
@@ -349,7 +361,17 @@ fn bad_input_is_refused_with_the_attribute_named_and_nothing_changed() {
         return;
     }
     let site = Site::new("bad", &one_vm());
-    let cases: [(&str, &str, &[&str]); 9] = [
+    let cases: [(&str, &str, &[&str]); 11] = [
+        (
+            "confirm_timeout_seconds = 20",
+            "confirm_timeout_seconds = 4",
+            &["confirm_timeout_seconds", "5"],
+        ),
+        (
+            "confirm_timeout_seconds = 20",
+            "confirm_timeout_seconds = 3601",
+            &["confirm_timeout_seconds", "3600"],
+        ),
         (
             "  memory_mib = 256",
             "  memory_mib = 0",
@@ -437,6 +459,230 @@ fn a_guest_is_not_entered_as_an_unknown_user_nor_with_another_host_key() {
         "set host_key = \"ssh-ed25519",
     ]);
     assert_eq!(site.guest("web-01", "ls /etc/netplan"), "");
+}
+
+#[test]
+fn another_image_leaves_a_vm_alone_unless_it_asks_to_be_replaced() {
+    if !possible() {
+        return;
+    }
+    let site = Site::new("img", &vm_only());
+    site.apply().success();
+    let vm = "ondol_vm.vm[\"web-01\"]";
+    let of = |name: &str| site.attribute(vm, name);
+    let (id, disk_image, image) = (of("id"), of("disk_image"), of("image"));
+    assert_eq!(disk_image, image);
+    let booted = site.guest("web-01", "cat /proc/sys/kernel/random/boot_id; cat /etc/machine-id");
+
+    site.edit("ondol_golden_image.base.path", "\"/srv/newer/rootfs\"");
+    let plan = site.plan_json();
+    assert_eq!(
+        site.difference(&plan, vm),
+        [("image".to_owned(), image, json!("/srv/newer/rootfs"))]
+    );
+    assert_eq!(site.plan(), [format!("update {vm}")]);
+    site.apply().success();
+    nothing_to_do(&site);
+    assert_eq!(
+        (of("id"), of("image"), of("disk_image")),
+        (id.clone(), json!("/srv/newer/rootfs"), disk_image.clone())
+    );
+    // Its next boot is from its own disk too.
+    site.edit("memory_mib = 256", "memory_mib = 320\n  lab = { tun = true }");
+    assert_eq!(site.plan(), [format!("update {vm}")]);
+    site.apply().success();
+    assert_eq!((of("id"), of("disk_image")), (id.clone(), disk_image.clone()));
+    let found = site.lab().list().unwrap();
+    assert_eq!(json!(found[0].spec.image), disk_image);
+    let now = site.guest("web-01", "cat /proc/sys/kernel/random/boot_id; cat /etc/machine-id");
+    assert_eq!(now.lines().last(), booted.lines().last());
+
+    site.terraform(&["state", "rm", vm]).success();
+    site.terraform(&["import", vm, "srv-01/web-01"]).success();
+    assert_eq!(
+        (of("image"), of("disk_image")),
+        (disk_image.clone(), disk_image.clone())
+    );
+
+    site.edit("memory_mib = 320", "memory_mib = 320\n  replace_on_image_change = true");
+    assert_eq!(site.plan(), [format!("delete+create {vm}")]);
+    site.edit("memory_mib = 320", "memory_mib = 320\n  protected = true");
+    site.edit("\"/srv/newer/rootfs\"", "ondol_golden_image.base.path");
+    site.apply().success();
+    nothing_to_do(&site);
+    site.edit("ondol_golden_image.base.path", "\"/srv/newer/rootfs\"");
+    site.terraform(&["plan"]).failure().says(&["is protected"]);
+}
+
+/// As after an upgrade of the provider whose built-in packages are others: no attribute of the configuration differs.
+#[test]
+fn an_image_whose_recipe_changed_by_itself_is_made_anew_in_place_and_no_vm_is_replaced() {
+    if !possible() {
+        return;
+    }
+    let recipe = Recipe::base(Distribution::Debian, "bookworm");
+    let made = ondol_image::build(&recipe, Path::new(ondol_image::DEFAULT_CACHE_DIR), &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let site = Site::new("dig", &vm_only());
+    let images = site.path("cache/images");
+    std::fs::create_dir_all(&images).unwrap();
+    // A cache of its own without a build: what is removed from it is a link.
+    let (ours, theirs) = (images.join(&made.digest), images.join("0".repeat(64)));
+    std::os::unix::fs::symlink(made.rootfs.parent().unwrap(), &ours).unwrap();
+    site.edit(
+        "suite = \"bookworm\"",
+        &format!(
+            "suite = \"bookworm\"\n  cache_dir = {:?}",
+            site.path("cache")
+        ),
+    );
+    site.apply().success();
+    let (image, vm) = ("ondol_golden_image.base", "ondol_vm.vm[\"web-01\"]");
+    let content = site.attribute(image, "content_digest");
+    let id = site.attribute(vm, "id");
+
+    std::fs::create_dir_all(theirs.join("rootfs")).unwrap();
+    let manifest = std::fs::read_to_string(ours.join("manifest.json")).unwrap();
+    let mut manifest: Value = serde_json::from_str(&manifest).unwrap();
+    manifest["digest"] = json!("0".repeat(64));
+    manifest["content_digest"] = json!("1".repeat(64));
+    std::fs::write(theirs.join("manifest.json"), manifest.to_string()).unwrap();
+    site.edit_state(image, |attributes| {
+        for name in ["id", "digest"] {
+            attributes[name] = json!("0".repeat(64));
+        }
+        attributes["path"] = json!(theirs.join("rootfs"));
+        attributes["content_digest"] = json!(format!("sha256:{}", "1".repeat(64)));
+        attributes["package_count"] = json!(3);
+    });
+    site.edit_state(vm, |attributes| attributes["image"] = json!(theirs.join("rootfs")));
+    assert_eq!(site.plan(), [format!("update {image}"), format!("update {vm}")]);
+    site.apply().success();
+    nothing_to_do(&site);
+    assert_eq!(
+        (site.attribute(image, "digest"), site.attribute(image, "content_digest")),
+        (json!(made.digest), content)
+    );
+    assert_eq!(site.attribute(vm, "id"), id);
+
+    // Nor is the image taken away from under a VM, though it does not run and no state knows it.
+    site.edit("cache_dir =", "purge_on_destroy = true\n  cache_dir =");
+    site.apply().success();
+    site.terraform(&["state", "rm", vm]).success();
+    site.lab().kill("web-01").unwrap();
+    site.terraform(&["destroy", "-auto-approve"])
+        .failure()
+        .says(&[
+            "could not be removed from the cache",
+            &format!("web-01 of the lab {}", site.lab),
+            "purge_on_destroy = false",
+        ]);
+    assert!(ours.join("manifest.json").exists());
+    site.lab().delete("web-01").unwrap();
+    site.terraform(&["destroy", "-auto-approve"]).success();
+    assert!(!ours.exists());
+    assert!(made.rootfs.is_dir(), "the link was followed");
+}
+
+#[test]
+fn a_stop_or_a_destroy_that_takes_long_ends_at_an_interrupt() {
+    if !possible() {
+        return;
+    }
+    let site = Site::new("slow", &vm_only());
+    site.apply().success();
+    let interrupted = |args: &[&str], after: Duration| {
+        let mut run = site
+            .command(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(after);
+        assert!(run.try_wait().unwrap().is_none(), "{args:?} was over too early");
+        let began = Instant::now();
+        let terraform = nix::unistd::Pid::from_raw(i32::try_from(run.id()).unwrap());
+        nix::sys::signal::kill(terraform, nix::sys::signal::Signal::SIGINT).unwrap();
+        let output = run.wait_with_output().unwrap();
+        let took = began.elapsed();
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        eprintln!("--- {args:?}, interrupted, ended after {took:?}\n{text}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        Done {
+            code: output.status.code(),
+            text,
+        }
+    };
+    let id = site.attribute("ondol_vm.vm[\"web-01\"]", "id");
+
+    // A guest that does not shut down by itself within the 30 s that it is given.
+    site.guest(
+        "web-01",
+        "printf '[Service]\\nExecStart=/bin/sleep 999\\nExecStop=/bin/sleep 300\\nTimeoutStopSec=600\\n' >/run/systemd/system/stubborn.service; \
+         systemctl daemon-reload; systemctl start stubborn",
+    );
+    site.edit("memory_mib = 256", "memory_mib = 256\n  power = \"stopped\"");
+    interrupted(&["apply", "-auto-approve"], Duration::from_secs(4))
+        .failure()
+        .says(&["was stopped: Terraform was interrupted"]);
+    assert_eq!(site.attribute("ondol_vm.vm[\"web-01\"]", "id"), id);
+
+    // Another process holds the VM: what it does cannot be hurried.
+    site.lab().kill("web-01").unwrap();
+    let lock = std::fs::File::open(format!("/run/ondol/labs/{}/web-01.lock", site.lab)).unwrap();
+    let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    interrupted(&["destroy", "-auto-approve"], Duration::from_secs(4))
+        .failure()
+        .says(&["delete ondol_vm was stopped: Terraform was interrupted"]);
+    assert_eq!(site.attribute("ondol_vm.vm[\"web-01\"]", "id"), id);
+    drop(lock);
+    site.terraform(&["destroy", "-auto-approve"]).success();
+    assert!(site.lab().list().unwrap().is_empty());
+}
+
+#[test]
+fn a_host_whose_lab_cannot_be_used_is_named_and_its_vms_are_not_taken_to_be_gone() {
+    if !possible() {
+        return;
+    }
+    let site = Site::new("gone", &vm_only());
+    site.apply().success();
+    let before = site.state();
+    site.write("a-file", "");
+    let file = site.path("a-file");
+    let host = "srv-01 = { engine = \"lab\" }";
+    let beside = "srv-01 = { engine = \"lab\", lab = { name = \"elsewhere\", SETTING = PLACE } }";
+    for setting in ["state_dir", "run_dir"] {
+        let beside = beside
+            .replace("SETTING", setting)
+            .replace("PLACE", &format!("{:?}", file.join("below")));
+        site.edit(host, &beside);
+        for act in [
+            &["plan"] as &[&str],
+            &["apply", "-auto-approve"],
+            &["destroy", "-auto-approve"],
+            &["plan", "-refresh=false", "-replace=ondol_vm.vm[\"web-01\"]"],
+        ] {
+            let done = site.terraform(act).failure();
+            done.says(&[
+                "Host \"srv-01\" cannot be reached",
+                "hosts[\"srv-01\"]",
+                &file.join("below").display().to_string(),
+                &format!("Set lab.{setting} to a directory"),
+                "nothing was changed",
+            ]);
+            assert!(!done.text.contains("will be created"), "{}", done.text);
+            assert_eq!(site.state(), before);
+        }
+        site.terraform(&["plan"])
+            .failure()
+            .says(&["could not look for the VM"]);
+        site.edit(&beside, host);
+    }
+    nothing_to_do(&site);
 }
 
 const TOPOLOGY: &str = r#"

@@ -1,4 +1,4 @@
-//! Ansible's documentation of a module, from its schema.
+//! Ansible's documentation of a module, from its schema. The same in Markdown is in `reference`.
 
 use serde_json::{Map, Value, json};
 
@@ -6,6 +6,13 @@ use crate::entry::Entry;
 use crate::schema::Node;
 
 const SINCE: &str = "0.1.0";
+
+/// What `steps` holds, the one return value of every module that may change something.
+pub(crate) const STEPS: [&str; 3] = [
+    "What was done, one line for each act, in order.",
+    "In check mode what would be done first.",
+    "If the task failed, only what was done before.",
+];
 
 pub(crate) fn of(entry: &Entry) -> anyhow::Result<[(&'static str, String); 3]> {
     Ok([
@@ -48,6 +55,41 @@ fn folded(line: &str) -> String {
     folded
 }
 
+/// How far a module goes along with a mode of Ansible's.
+pub(crate) struct Mode {
+    pub(crate) title: &'static str,
+    /// `full` or `none`.
+    pub(crate) support: &'static str,
+    pub(crate) details: &'static str,
+}
+
+/// Check mode, diff mode, async.
+pub(crate) fn modes(entry: &Entry) -> [Mode; 3] {
+    let (check, diff, details) = if entry.read_only {
+        (
+            "It changes nothing, so check mode makes no difference.",
+            "none",
+            "There is nothing to show.",
+        )
+    } else {
+        (
+            "The plan is made and shown, and nothing is done.",
+            "full",
+            "Shows what changed, or would change in check mode.",
+        )
+    };
+    let mode = |title, support, details| Mode {
+        title,
+        support,
+        details,
+    };
+    [
+        mode("Check mode", "full", check),
+        mode("Diff mode", diff, details),
+        mode("`async`", "full", "It needs Python on the target."),
+    ]
+}
+
 fn documentation(entry: &Entry) -> anyhow::Result<Value> {
     let schema = entry.schema();
     let root = Node::root(&schema);
@@ -62,14 +104,7 @@ fn documentation(entry: &Entry) -> anyhow::Result<Value> {
     if paragraphs.is_empty() {
         paragraphs.push(format!("{short}."));
     }
-    let (check, diff) = if entry.read_only {
-        (
-            "It changes nothing, so check mode makes no difference.",
-            "none",
-        )
-    } else {
-        ("The plan is made and shown, and nothing is done.", "full")
-    };
+    let [check, diff, _] = modes(entry);
     let mut document = json!({
         "module": entry.name,
         "short_description": short,
@@ -80,12 +115,12 @@ fn documentation(entry: &Entry) -> anyhow::Result<Value> {
         "attributes": {
             "check_mode": {
                 "description": "Can run in check mode and say what it would change.",
-                "support": "full",
-                "details": [check],
+                "support": check.support,
+                "details": [check.details],
             },
             "diff_mode": {
                 "description": "Says what changed, or would change in check mode, when in diff mode.",
-                "support": diff,
+                "support": diff.support,
             },
             "async": {
                 "description": "Can be run with the task keyword C(async); this needs Python on the target.",
@@ -175,7 +210,7 @@ fn description_of(node: Node<'_>) -> Vec<String> {
 }
 
 /// Ansible's name of a type.
-fn kind_word(node: Node<'_>) -> &'static str {
+pub(crate) fn kind_word(node: Node<'_>) -> &'static str {
     if node.choices().is_some() {
         return "str";
     }
@@ -224,11 +259,7 @@ fn returns(entry: &Entry) -> Value {
     let Some(schema) = entry.answer_schema() else {
         return json!({
             "steps": {
-                "description": [
-                    "What was done, one line for each act, in order.",
-                    "In check mode what would be done first.",
-                    "If the task failed, only what was done before.",
-                ],
+                "description": STEPS,
                 "returned": "always",
                 "type": "list",
                 "elements": "str",
@@ -271,14 +302,14 @@ fn returned(node: Node<'_>) -> Value {
 }
 
 /// Blank lines part paragraphs; the line breaks within one mean nothing.
-fn paragraphs(text: &str) -> Vec<String> {
+pub(crate) fn lines(text: &str) -> impl Iterator<Item = String> {
     text.split("\n\n")
-        .map(|paragraph| {
-            let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
-            code_marks(&line)
-        })
-        .filter(|paragraph| !paragraph.is_empty())
-        .collect()
+        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "))
+        .filter(|line| !line.is_empty())
+}
+
+fn paragraphs(text: &str) -> Vec<String> {
+    lines(text).map(|line| code_marks(&line)).collect()
 }
 
 /// Rust's back quotes in Ansible's markup. `C()` has no escape for a parenthesis, so such code is quoted instead.

@@ -13,6 +13,7 @@ use crate::docs;
 use crate::module::{Finding, Invalid, Module, Notices, Probe};
 use crate::params::{Learnt, decode_learning};
 use crate::redact::Redactor;
+use crate::reference;
 use crate::reply::{Call, Reply};
 use crate::schema;
 
@@ -64,6 +65,17 @@ impl Entry {
     /// Ansible's `DOCUMENTATION`, `EXAMPLES` and `RETURN`, each in YAML.
     pub fn docs(&self) -> anyhow::Result<[(&'static str, String); 3]> {
         docs::of(self)
+    }
+
+    /// A page of Markdown. `collection` is the module's, such as `ondol.cloud`; the pages of its other modules are
+    /// taken to be beside this one.
+    pub fn reference(&self, collection: &str) -> anyhow::Result<String> {
+        reference::page(self, collection)
+    }
+
+    /// What it is for, in one sentence of Markdown.
+    pub fn summary(&self, collection: &str) -> String {
+        reference::summary(self, collection)
     }
 }
 

@@ -12,6 +12,7 @@ mod entry;
 mod module;
 mod params;
 mod redact;
+mod reference;
 mod reply;
 mod schema;
 mod secret;

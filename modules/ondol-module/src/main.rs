@@ -5,8 +5,10 @@
 //! the binary was called by. Everything about one module is in its own crate.
 
 mod collection;
+mod reference;
 mod registry;
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,6 +28,8 @@ ondol-module --list                     names of the modules
 ondol-module --schema [NAME]            parameters as JSON Schema
 ondol-module --doc NAME                 documentation in YAML
 ondol-module --write-collection DIR     write the collection's generated files
+ondol-module --write-reference DIR      write the reference in Markdown
+ondol-module --check-reference DIR      exit 1 and name the files, if DIR is not what would be written
 ondol-module --version
 ";
 
@@ -40,6 +44,12 @@ fn main() -> ExitCode {
         ["--schema", name] => known(name).and_then(|entry| print(&pretty(&entry.schema()))),
         ["--doc", name] => known(name).and_then(|entry| print(&entry.docs()?[0].1)),
         ["--write-collection", dir] => collection::write(Path::new(dir)),
+        ["--write-reference", dir] => reference::write(Path::new(dir)),
+        ["--check-reference", dir] => match reference::stale(Path::new(dir)) {
+            Ok(stale) if stale.is_empty() => Ok(()),
+            Ok(stale) => return out_of_date(dir, stale),
+            Err(error) => Err(error),
+        },
         ["--version" | "-V"] => print(&format!("ondol-module {}\n", env!("CARGO_PKG_VERSION"))),
         ["--help" | "-h"] => print(USAGE),
         [path] if !path.starts_with('-') => return answer(&args, Call::read(Path::new(path))),
@@ -53,6 +63,17 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn out_of_date(dir: &str, stale: BTreeSet<String>) -> ExitCode {
+    let names: Vec<String> = stale.into_iter().collect();
+    // Nothing is left to tell if standard error is closed.
+    let _ = writeln!(
+        std::io::stderr(),
+        "{dir} is not what the code says: {}; run: ondol-module --write-reference {dir}",
+        names.join(", ")
+    );
+    ExitCode::FAILURE
 }
 
 fn standard_input() -> anyhow::Result<Call> {

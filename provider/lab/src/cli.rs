@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use ondol_lab::{Lab, LabConfig, PowerState, Status, Vm};
+use socket2::{SockRef, TcpKeepalive};
 
 /// Exit code of this program's own failures; `shell` passes on others.
 pub(crate) const FAILED: u8 = 1;
@@ -299,6 +300,18 @@ fn proxy(lab: &Lab, address: &str, port: u16) -> Result<()> {
         },
     };
     let connection = lab.connect(SocketAddr::new(address, port), Duration::from_secs(10))?;
+    // A VM whose plug was pulled says nothing any more: without this the caller would wait for it for ever.
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(5))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
+    let socket = SockRef::from(&connection);
+    socket
+        .set_tcp_keepalive(&keepalive)
+        .context("watch the connection")?;
+    socket
+        .set_tcp_user_timeout(Some(Duration::from_secs(20)))
+        .context("watch the connection")?;
     let mut sender = connection.try_clone().context("share the connection")?;
     std::thread::spawn(move || {
         let copied = io::copy(&mut io::stdin().lock(), &mut sender);

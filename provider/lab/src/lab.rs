@@ -432,6 +432,8 @@ impl Lab {
         {
             end(supervisor)?;
         }
+        // Their sockets would keep the namespace alive after it has lost its name.
+        process::kill_all(&process::proxies(self.name())?);
         let _lock = self.store().lock_lab("destroy")?;
         network::remove_unknown_ports(self.name(), &[])?;
         network::remove_lab(self.name())?;

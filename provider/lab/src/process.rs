@@ -176,6 +176,38 @@ pub(crate) fn supervisors() -> Result<Vec<Supervisor>> {
     Ok(found.iter().filter(|one| !is_child(one)).cloned().collect())
 }
 
+/// Processes of `ondol-lab proxy` into a lab, whoever started them: an ssh that shares its connection keeps one for minutes.
+pub(crate) fn proxies(lab: &str) -> Result<Vec<i32>> {
+    let is_proxy = |pid: &i32| {
+        let environment = || fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        arguments(*pid)
+            .is_some_and(|words| proxied_lab(&words, environment).as_deref() == Some(lab))
+    };
+    Ok(pids()?.into_iter().filter(is_proxy).collect())
+}
+
+/// Which lab a process is a proxy into, by its arguments or else its environment, as the command line reads them.
+fn proxied_lab(arguments: &[String], environment: impl Fn() -> Vec<u8>) -> Option<String> {
+    let (program, words) = arguments.split_first()?;
+    if Path::new(program).file_name()? != "ondol-lab" || !words.iter().any(|word| word == "proxy") {
+        return None;
+    }
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if word == "--lab" {
+            return words.next().cloned();
+        }
+        if let Some(name) = word.strip_prefix("--lab=") {
+            return Some(name.to_owned());
+        }
+    }
+    let environment = String::from_utf8_lossy(&environment()).into_owned();
+    let named = environment
+        .split('\0')
+        .find_map(|entry| entry.strip_prefix("ONDOL_LAB="));
+    Some(named.unwrap_or("ondol").to_owned())
+}
+
 /// The process if it is a systemd-nspawn that lives.
 pub(crate) fn supervisor(pid: i32) -> Option<Supervisor> {
     let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
@@ -245,6 +277,34 @@ pub(crate) fn kill_all(pids: &[i32]) -> Vec<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_is_known_by_its_arguments_and_then_by_its_environment() {
+        let of = |line: &str, environment: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            proxied_lab(&words, || environment.replace(' ', "\0").into_bytes())
+        };
+        let cases = [
+            (
+                "/usr/bin/ondol-lab --lab a proxy 192.168.10.5 22",
+                "ONDOL_LAB=b",
+                Some("a"),
+            ),
+            ("ondol-lab proxy --lab=a dns-server 22", "", Some("a")),
+            (
+                "ondol-lab proxy dns-server 22",
+                "HOME=/root ONDOL_LAB=b",
+                Some("b"),
+            ),
+            ("ondol-lab proxy dns-server 22", "HOME=/root", Some("ondol")),
+            ("ondol-lab --lab a shell dns-server", "", None),
+            ("grep ondol-lab proxy", "", None),
+            ("", "", None),
+        ];
+        for (line, environment, lab) in cases {
+            assert_eq!(of(line, environment).as_deref(), lab, "{line}");
+        }
+    }
 
     #[test]
     fn a_process_whose_name_holds_parentheses_is_still_read_right() {

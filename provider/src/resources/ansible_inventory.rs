@@ -189,6 +189,10 @@ fn render(model: &Model, diagnostics: &mut Diagnostics) -> Option<Files> {
         let mut vars = variables(&host.variables, &at.child("variables"), diagnostics)?;
         let address = host.address.known()?;
         vars.insert("ansible_host".to_owned(), address.clone().into());
+        if let Some(key) = given(&host.host_key)? {
+            let socket = control_path(address, port, key, ssh)?;
+            vars.insert("ansible_control_path".to_owned(), socket.into());
+        }
         all_hosts.insert(name.clone(), Value::Object(vars.into_iter().collect()));
         for group in given(&host.groups)?.into_iter().flatten() {
             groups
@@ -311,6 +315,22 @@ fn connection(ssh: &Ssh, port: u16, vars: &mut BTreeMap<String, Value>) -> Optio
         vars.insert("ansible_port".to_owned(), port.into());
     }
     Some(())
+}
+
+/// Where OpenSSH keeps its shared connection (ssh_config(5), ControlPath). Ansible's own choice knows a machine by address, port and user:
+/// after a machine was made anew, or with two labs of the same addresses, it would talk to the wrong one, or to none. `None` while
+/// something is unknown.
+fn control_path(address: &str, port: u16, host_key: &str, ssh: Option<&Ssh>) -> Option<String> {
+    let mut identity = format!("{address}\n{port}\n{}", host_key.trim());
+    if let Some(ssh) = ssh {
+        for part in [given(&ssh.user)?, given(&ssh.proxy_command)?] {
+            identity.push('\n');
+            identity.push_str(part.map_or("", String::as_str));
+        }
+    }
+    // Short, because the path of a socket holds 107 bytes (unix(7)).
+    let name = &sha256(identity.as_bytes())[..16];
+    Some(format!("%(directory)s/ondol-{name}"))
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -621,10 +641,12 @@ mod tests {
             domain: infra.internal
           hosts:
             web-01:
+              ansible_control_path: '%(directory)s/ondol-eb0b680fbef91910'
               ansible_host: 192.168.10.29
               app: 'Web Server: 01'
               id: '0123'
             web-02:
+              ansible_control_path: '%(directory)s/ondol-5a5cccf3ba72ed0c'
               ansible_host: 192.168.10.31
               app: 'Web Server: 01'
               id: '0123'
@@ -648,6 +670,38 @@ mod tests {
             known_hosts,
             format!("{HEADER}192.168.10.29 {KEY}\n192.168.10.31 {KEY}\n")
         );
+    }
+
+    #[test]
+    fn a_machine_made_anew_gets_a_connection_of_its_own() {
+        let ssh = Ssh {
+            user: "ondol".into(),
+            proxy_command: "ondol-lab --lab x proxy %h %p".into(),
+            ..Ssh::default()
+        };
+        let path = |address: &str, key: &str, ssh: &Ssh| control_path(address, 22, key, Some(ssh));
+        let first = path("192.168.10.29", "ssh-ed25519 AAAA", &ssh).unwrap();
+        assert_eq!(
+            path("192.168.10.29", "ssh-ed25519 AAAA\n", &ssh).as_ref(),
+            Some(&first)
+        );
+        let other_lab = Ssh {
+            proxy_command: "ondol-lab --lab y proxy %h %p".into(),
+            ..ssh.clone()
+        };
+        let others = [
+            path("192.168.10.30", "ssh-ed25519 AAAA", &ssh),
+            path("192.168.10.29", "ssh-ed25519 BBBB", &ssh),
+            path("192.168.10.29", "ssh-ed25519 AAAA", &other_lab),
+        ];
+        for other in others {
+            assert_ne!(other.as_ref(), Some(&first));
+        }
+        let unknown = Ssh {
+            user: Attr::Unknown,
+            ..ssh
+        };
+        assert_eq!(path("192.168.10.29", "ssh-ed25519 AAAA", &unknown), None);
     }
 
     #[test]

@@ -239,6 +239,24 @@ impl Site {
             .collect()
     }
 
+    /// Changes a resource's attributes in the state, as another version of the provider would have written them.
+    #[track_caller]
+    pub(crate) fn edit_state(&self, address: &str, change: impl FnOnce(&mut Value)) {
+        let text = std::fs::read_to_string(self.path("terraform.tfstate")).unwrap();
+        let mut state: Value = serde_json::from_str(&text).unwrap();
+        let (kind, name) = address.split_once('.').unwrap();
+        let (name, key) = name
+            .split_once("[\"")
+            .map_or((name, None), |(name, key)| (name, Some(key.trim_end_matches("\"]"))));
+        let resources = state["resources"].as_array_mut().unwrap().iter_mut();
+        let instance = resources
+            .filter(|resource| resource["type"] == kind && resource["name"] == name)
+            .flat_map(|resource| resource["instances"].as_array_mut().unwrap())
+            .find(|instance| instance["index_key"].as_str() == key);
+        change(&mut instance.unwrap_or_else(|| panic!("no {address} in the state"))["attributes"]);
+        self.write("terraform.tfstate", &state.to_string());
+    }
+
     /// Every resource in the state.
     pub(crate) fn state(&self) -> Vec<String> {
         let mut names: Vec<String> = self

@@ -262,6 +262,21 @@ impl Site {
             let path = std::env::var("PATH").unwrap_or_default();
             command.env("PATH", format!("{}:{path}", self.path("shims").display()));
         }
+        self.played(&mut command)
+    }
+
+    /// Plays a playbook of the repository on this machine.
+    pub(crate) fn play_file(&self, playbook: &Path, arguments: &[&str]) -> Played {
+        let _ = fs::remove_file(self.path("results"));
+        let mut ansible = self.ansible("ansible-playbook");
+        ansible
+            .args(["-i", "localhost,", "-c", "local"])
+            .arg(playbook)
+            .args(arguments);
+        self.played(&mut ansible)
+    }
+
+    fn played(&self, command: &mut Command) -> Played {
         let output = command.output().expect("ansible-playbook starts");
         let results = fs::read_to_string(self.path("results")).unwrap_or_default();
         Played {
