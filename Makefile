@@ -10,7 +10,7 @@ LAB      ?= ondol
 TOPOLOGY ?= terraform/topology.yaml
 STAGES   ?= all
 SITE     ?= .ondol/$(LAB)
-REPORT   ?= target/report
+REPORT   ?= target/report$(if $(filter-out ondol,$(LAB)),-$(LAB))
 
 # ---- where things are ---------------------------------------------------------------------------------------------------
 site     := $(abspath $(SITE))
@@ -50,7 +50,7 @@ lab: root $(site)/env ## everything: tools, build, image, 40 VMs, every stage th
 	@$(in_site) $(MAKE) --no-print-directory init && terraform -chdir=terraform/lab apply -auto-approve -input=false -compact-warnings -parallelism=40
 	$(call say,"Ansible: the stages$(comma) then verification")
 	@$(in_site) ansible-playbook playbooks/site.yml $(if $(filter-out all,$(STAGES)),--tags $(subst $(space),$(comma),$(foreach s,$(STAGES),stage$(s)) verify))
-	@printf '\n\033[1mDone.\033[0m  The page: %s\n       A shell: ondol-lab shell dns-server   (after: . %s)\n' "$(report)/index.html" "$(SITE)/env"
+	@printf '\n\033[1mDone.\033[0m  The page: %s\n       Next:      . %s; ondol-lab ls\n' "$(report)/index.html" "$(SITE)/env"
 
 plan: root $(site)/env ## what `make lab` would change in the VMs, addresses and inventory
 	@$(in_site) $(MAKE) --no-print-directory init && terraform -chdir=terraform/lab plan -input=false -compact-warnings
@@ -73,6 +73,7 @@ check: nextest ## format, lint and unit tests: the quick loop
 	@$(cargo) clippy --workspace --all-targets --quiet -- -D warnings
 	@$(nextest) run --workspace --lib --bins
 	@$(cargo) run --quiet --bin ondol-docs -- --check docs/provider
+	@$(cargo) run --quiet --bin ondol-module -- --check-reference docs/modules
 
 bench: root apt-test build $(venv)/bin/ansible-playbook collection ## measured figures and ratios, printed and in target/bench.json
 	@$(test_env) $(release)/ondol-bench --out target/bench.json
@@ -80,9 +81,11 @@ bench: root apt-test build $(venv)/bin/ansible-playbook collection ## measured f
 docs: ## the generated reference in docs/
 	@$(cargo) run --quiet --release --bin ondol-docs -- docs/provider
 	@$(cargo) run --quiet --release --bin ondol-module -- --write-collection modules/collection
+	@$(cargo) run --quiet --release --bin ondol-module -- --write-reference docs/modules
 
 docs-check:
 	@$(release)/ondol-docs --check docs/provider
+	@$(release)/ondol-module --check-reference docs/modules
 
 install: build collection $(venv)/bin/ansible-playbook ## provider and collection for this user
 	@dir="$${HOME}/.terraform.d/plugins/$$(cat target/terraform/host)/ondol/ondol/$(version)/linux_$(goarch)"; mkdir -p "$$dir"; \

@@ -2,7 +2,7 @@
 //!
 //! Nothing is contacted here; a host is looked at when something on it is needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -182,6 +182,8 @@ pub fn validate(config: &Config, diagnostics: &mut Diagnostics) {
 pub struct Cloud {
     /// `None` while the configuration is not known yet.
     hosts: Option<BTreeMap<String, Arc<dyn Engine>>>,
+    /// Where labs of this machine may keep their VMs, as far as the configuration tells.
+    state_dirs: BTreeSet<PathBuf>,
     pub ssh: Pool,
 }
 
@@ -194,6 +196,7 @@ impl Cloud {
         diagnostics.into_result()?;
         Ok(Self {
             hosts,
+            state_dirs: state_dirs(config),
             ssh: Pool::default(),
         })
     }
@@ -201,6 +204,11 @@ impl Cloud {
     /// True when it can be said whether a host exists.
     pub fn is_known(&self) -> bool {
         self.hosts.is_some()
+    }
+
+    /// The default and every configured state directory of a lab.
+    pub fn state_dirs(&self) -> BTreeSet<PathBuf> {
+        self.state_dirs.clone()
     }
 
     /// All hosts by name; empty while the configuration is not known.
@@ -220,6 +228,25 @@ impl Cloud {
             .cloned()
             .ok_or_else(|| unknown_host(host, hosts.keys(), at))
     }
+}
+
+fn state_dirs(config: &Config) -> BTreeSet<PathBuf> {
+    let of_hosts = config
+        .hosts
+        .known()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, host)| host.lab.known());
+    let mut found: BTreeSet<PathBuf> = config
+        .lab
+        .known()
+        .into_iter()
+        .chain(of_hosts)
+        .filter_map(|settings| settings.state_dir.known())
+        .map(PathBuf::from)
+        .collect();
+    found.insert(LabConfig::default().state_dir);
+    found
 }
 
 fn unknown_host<'a>(host: &str, known: impl Iterator<Item = &'a String>, at: Path) -> Diagnostic {
@@ -311,6 +338,30 @@ mod tests {
             .iter()
             .map(|diagnostic| format!("{}: {}", diagnostic.path, diagnostic.summary))
             .collect()
+    }
+
+    #[test]
+    fn labs_are_looked_for_in_the_default_and_in_every_configured_directory() {
+        let settings = |directory: &str| LabSettings {
+            state_dir: directory.into(),
+            ..LabSettings::default()
+        };
+        let mut configured = config([
+            ("srv-01", host("lab")),
+            (
+                "srv-02",
+                Host {
+                    lab: settings("/b").into(),
+                    ..host("lab")
+                },
+            ),
+        ]);
+        configured.lab = settings("/a").into();
+        let found = state_dirs(&configured);
+        assert_eq!(
+            found,
+            ["/a", "/b", "/var/lib/ondol"].map(PathBuf::from).into()
+        );
     }
 
     #[test]

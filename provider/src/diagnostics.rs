@@ -11,9 +11,9 @@ use crate::ssh;
 /// An engine's error about a resource that has a `host` attribute and a VM's attributes.
 pub fn engine(error: &EngineError) -> Diagnostic {
     match error {
-        EngineError::Unreachable { host, words, remedy } => Diagnostic::error(format!("Host {host:?} cannot be reached"))
+        EngineError::Unreachable { host, act, words, remedy } => Diagnostic::error(format!("Host {host:?} cannot be reached"))
             .detail(format!(
-                "hosts[{host:?}]: {words}. {remedy}. Its VMs are not taken to be gone: nothing was changed."
+                "hosts[{host:?}]: could not {act}: {words}. {remedy}. Its VMs are not taken to be gone: nothing was changed."
             ))
             .at(path!["host"]),
         EngineError::Invalid { host, field, reason } => {
@@ -137,6 +137,7 @@ mod tests {
     fn an_unreachable_host_is_never_gone() {
         let error = EngineError::Unreachable {
             host: "srv-07".to_owned(),
+            act: "look for the VM \"web-01\"".to_owned(),
             words: "no route".to_owned(),
             remedy: "Check the cable".to_owned(),
         };
@@ -145,7 +146,7 @@ mod tests {
         assert!(
             diagnostic
                 .detail
-                .contains("hosts[\"srv-07\"]: no route. Check the cable."),
+                .contains("hosts[\"srv-07\"]: could not look for the VM \"web-01\": no route. Check the cable."),
             "{}",
             diagnostic.detail
         );

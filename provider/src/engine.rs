@@ -160,9 +160,10 @@ pub struct HostFacts {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// Nothing can be said about any VM of this host.
-    #[error("hosts[{host:?}] cannot be reached: {words}. {remedy}")]
+    #[error("{act}: hosts[{host:?}] cannot be reached: {words}. {remedy}")]
     Unreachable {
         host: String,
+        act: String,
         words: String,
         remedy: String,
     },

@@ -472,7 +472,10 @@ fn another_image_leaves_a_vm_alone_unless_it_asks_to_be_replaced() {
     let of = |name: &str| site.attribute(vm, name);
     let (id, disk_image, image) = (of("id"), of("disk_image"), of("image"));
     assert_eq!(disk_image, image);
-    let booted = site.guest("web-01", "cat /proc/sys/kernel/random/boot_id; cat /etc/machine-id");
+    let booted = site.guest(
+        "web-01",
+        "cat /proc/sys/kernel/random/boot_id; cat /etc/machine-id",
+    );
 
     site.edit("ondol_golden_image.base.path", "\"/srv/newer/rootfs\"");
     let plan = site.plan_json();
@@ -488,13 +491,22 @@ fn another_image_leaves_a_vm_alone_unless_it_asks_to_be_replaced() {
         (id.clone(), json!("/srv/newer/rootfs"), disk_image.clone())
     );
     // Its next boot is from its own disk too.
-    site.edit("memory_mib = 256", "memory_mib = 320\n  lab = { tun = true }");
+    site.edit(
+        "memory_mib = 256",
+        "memory_mib = 320\n  lab = { tun = true }",
+    );
     assert_eq!(site.plan(), [format!("update {vm}")]);
     site.apply().success();
-    assert_eq!((of("id"), of("disk_image")), (id.clone(), disk_image.clone()));
+    assert_eq!(
+        (of("id"), of("disk_image")),
+        (id.clone(), disk_image.clone())
+    );
     let found = site.lab().list().unwrap();
     assert_eq!(json!(found[0].spec.image), disk_image);
-    let now = site.guest("web-01", "cat /proc/sys/kernel/random/boot_id; cat /etc/machine-id");
+    let now = site.guest(
+        "web-01",
+        "cat /proc/sys/kernel/random/boot_id; cat /etc/machine-id",
+    );
     assert_eq!(now.lines().last(), booted.lines().last());
 
     site.terraform(&["state", "rm", vm]).success();
@@ -504,7 +516,10 @@ fn another_image_leaves_a_vm_alone_unless_it_asks_to_be_replaced() {
         (disk_image.clone(), disk_image.clone())
     );
 
-    site.edit("memory_mib = 320", "memory_mib = 320\n  replace_on_image_change = true");
+    site.edit(
+        "memory_mib = 320",
+        "memory_mib = 320\n  replace_on_image_change = true",
+    );
     assert_eq!(site.plan(), [format!("delete+create {vm}")]);
     site.edit("memory_mib = 320", "memory_mib = 320\n  protected = true");
     site.edit("\"/srv/newer/rootfs\"", "ondol_golden_image.base.path");
@@ -521,9 +536,11 @@ fn an_image_whose_recipe_changed_by_itself_is_made_anew_in_place_and_no_vm_is_re
         return;
     }
     let recipe = Recipe::base(Distribution::Debian, "bookworm");
-    let made = ondol_image::build(&recipe, Path::new(ondol_image::DEFAULT_CACHE_DIR), &mut |_| {
-        ControlFlow::Continue(())
-    })
+    let made = ondol_image::build(
+        &recipe,
+        Path::new(ondol_image::DEFAULT_CACHE_DIR),
+        &mut |_| ControlFlow::Continue(()),
+    )
     .unwrap();
     let site = Site::new("dig", &vm_only());
     let images = site.path("cache/images");
@@ -557,12 +574,20 @@ fn an_image_whose_recipe_changed_by_itself_is_made_anew_in_place_and_no_vm_is_re
         attributes["content_digest"] = json!(format!("sha256:{}", "1".repeat(64)));
         attributes["package_count"] = json!(3);
     });
-    site.edit_state(vm, |attributes| attributes["image"] = json!(theirs.join("rootfs")));
-    assert_eq!(site.plan(), [format!("update {image}"), format!("update {vm}")]);
+    site.edit_state(vm, |attributes| {
+        attributes["image"] = json!(theirs.join("rootfs"))
+    });
+    assert_eq!(
+        site.plan(),
+        [format!("update {image}"), format!("update {vm}")]
+    );
     site.apply().success();
     nothing_to_do(&site);
     assert_eq!(
-        (site.attribute(image, "digest"), site.attribute(image, "content_digest")),
+        (
+            site.attribute(image, "digest"),
+            site.attribute(image, "content_digest")
+        ),
         (json!(made.digest), content)
     );
     assert_eq!(site.attribute(vm, "id"), id);
@@ -601,7 +626,10 @@ fn a_stop_or_a_destroy_that_takes_long_ends_at_an_interrupt() {
             .spawn()
             .unwrap();
         std::thread::sleep(after);
-        assert!(run.try_wait().unwrap().is_none(), "{args:?} was over too early");
+        assert!(
+            run.try_wait().unwrap().is_none(),
+            "{args:?} was over too early"
+        );
         let began = Instant::now();
         let terraform = nix::unistd::Pid::from_raw(i32::try_from(run.id()).unwrap());
         nix::sys::signal::kill(terraform, nix::sys::signal::Signal::SIGINT).unwrap();
@@ -619,12 +647,20 @@ fn a_stop_or_a_destroy_that_takes_long_ends_at_an_interrupt() {
     let id = site.attribute("ondol_vm.vm[\"web-01\"]", "id");
 
     // A guest that does not shut down by itself within the 30 s that it is given.
-    site.guest(
-        "web-01",
-        "printf '[Service]\\nExecStart=/bin/sleep 999\\nExecStop=/bin/sleep 300\\nTimeoutStopSec=600\\n' >/run/systemd/system/stubborn.service; \
-         systemctl daemon-reload; systemctl start stubborn",
+    let stubborn = || {
+        let state = site.guest(
+            "web-01",
+            "printf '[Service]\\nExecStart=/bin/sleep 999\\nExecStop=/bin/sleep 300\\nTimeoutStopSec=600\\n' >/run/systemd/system/stubborn.service; \
+             systemctl daemon-reload; systemctl start stubborn; systemctl is-active stubborn",
+        );
+        state == "active"
+    };
+    // Its systemd may still be starting.
+    assert!(eventually(Duration::from_secs(30), stubborn));
+    site.edit(
+        "memory_mib = 256",
+        "memory_mib = 256\n  power = \"stopped\"",
     );
-    site.edit("memory_mib = 256", "memory_mib = 256\n  power = \"stopped\"");
     interrupted(&["apply", "-auto-approve"], Duration::from_secs(4))
         .failure()
         .says(&["was stopped: Terraform was interrupted"]);

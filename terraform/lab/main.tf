@@ -28,7 +28,7 @@ resource "ondol_golden_image" "base" {
 module "site" {
   source = "../modules/site"
 
-  topology         = file(var.topology)
+  topology         = local.topology
   image            = ondol_golden_image.base.path
   authorized_keys  = [trimspace(file("${var.site_dir}/id_ed25519.pub"))]
   private_key_file = "${var.site_dir}/id_ed25519"

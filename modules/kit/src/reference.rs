@@ -122,16 +122,15 @@ impl Page<'_> {
     fn returned(&self, text: &mut String, node: Node<'_>, depth: usize) {
         for (name, child) in node.properties() {
             let resolved = child.resolve();
-            let when = if node.requires(name) {
-                "always"
-            } else {
-                "when it applies"
+            let when = match (node.requires(name), may_be_null(child)) {
+                (true, true) => " or null, always",
+                (true, false) => ", always",
+                (false, _) => ", when it applies",
             };
             let item = format!(
-                "{:indent$}- `{name}` ({}{}, {when}) {}",
+                "{:indent$}- `{name}` ({}{when}) {}",
                 "",
                 kind(resolved),
-                if may_be_null(child) { " or null" } else { "" },
                 self.description(child).join(" "),
                 indent = depth * 2
             );

@@ -18,7 +18,8 @@ pub struct VmSpec {
     pub name: String,
     /// The machine that it pretends to run on: VMs of one host are killed together.
     pub host: String,
-    /// Root file system that the VM's own changes are laid over. It is never written to.
+    /// Root file system that the VM's own changes are laid over. It is never written to, and it is the VM's for life: changes over
+    /// another one would be a broken system.
     pub image: PathBuf,
     pub cpus: u32,
     pub memory_mib: u64,

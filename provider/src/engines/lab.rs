@@ -137,7 +137,7 @@ impl LabEngine {
             let task = tokio::task::spawn_blocking(move || {
                 let lab = shared
                     .open()
-                    .map_err(|unfit| unreachable_host(&owner, unfit))?;
+                    .map_err(|unfit| unreachable_host(&owner, &act, unfit))?;
                 work(lab, &owner).map_err(|error| translate_error(&owner, &act, &error))
             });
             match task.await {
@@ -152,9 +152,10 @@ impl LabEngine {
     }
 }
 
-fn unreachable_host(host: &str, unfit: Unfit) -> EngineError {
+fn unreachable_host(host: &str, act: &str, unfit: Unfit) -> EngineError {
     EngineError::Unreachable {
         host: host.to_owned(),
+        act: act.to_owned(),
         words: unfit.words,
         remedy: unfit.remedy,
     }
@@ -183,6 +184,7 @@ fn translate_error(host: &str, act: &str, error: &lab::Error) -> EngineError {
         },
         lab::Error::InvalidLab { .. } => EngineError::Unreachable {
             host,
+            act: act.to_owned(),
             words: chain(error),
             remedy: "Check the provider's `lab` settings".to_owned(),
         },
@@ -532,6 +534,56 @@ fn tool_versions() -> BTreeMap<String, String> {
     versions
 }
 
+/// The VMs of any lab below `state_dir` whose disks were made from something in `directory`, in words. An error means that it
+/// cannot be known.
+pub fn vms_made_from(directory: &Path, state_dir: &Path) -> Result<Vec<String>, String> {
+    let labs = state_dir.join("labs");
+    let entries = match std::fs::read_dir(&labs) {
+        Ok(entries) => entries,
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(format!("list {}: {error}", labs.display())),
+    };
+    let mut users = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| format!("list {}: {error}", labs.display()))?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let config = lab::LabConfig {
+            state_dir: state_dir.to_owned(),
+            ..lab::LabConfig::new(&name)
+        };
+        let vms = lab::Lab::open(config)
+            .and_then(|lab| lab.list())
+            .map_err(|error| format!("look for VMs that need the image: {}", chain(&error)))?;
+        users.extend(
+            vms.iter()
+                .filter(|vm| lies_in(&vm.spec.image, directory))
+                .map(|vm| format!("{} of the lab {name}", vm.spec.name)),
+        );
+    }
+    users.sort();
+    Ok(users)
+}
+
+/// Whether a path leads through a directory, which the two may name by different ways to its parent.
+fn lies_in(path: &Path, directory: &Path) -> bool {
+    let real = |parent: Option<&Path>| parent.and_then(|parent| parent.canonicalize().ok());
+    path.ancestors()
+        .filter(|above| above.file_name() == directory.file_name())
+        .any(|above| {
+            above == directory
+                || real(above.parent()).is_some_and(|it| Some(it) == real(directory.parent()))
+        })
+}
+
 /// Where a lab keeps its things unless told otherwise.
 pub fn default_directories() -> (PathBuf, PathBuf) {
     let config = lab::LabConfig::default();
@@ -604,6 +656,30 @@ mod tests {
         };
         assert_eq!(from_lab(&vm).spec, spec);
         assert_eq!(vm.spec.host, "srv-01");
+    }
+
+    #[test]
+    fn an_image_is_found_in_its_directory_by_any_way_to_the_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("cache");
+        std::fs::create_dir_all(cache.join("ab")).unwrap();
+        std::os::unix::fs::symlink(&cache, dir.path().join("link")).unwrap();
+        let directory = cache.join("ab");
+        for (image, expected) in [
+            (cache.join("ab/rootfs"), true),
+            (dir.path().join("link/ab/rootfs"), true),
+            (dir.path().join("link/../cache/ab/rootfs"), true),
+            (cache.join("abc/rootfs"), false),
+            (dir.path().join("other/ab/rootfs"), false),
+        ] {
+            assert_eq!(lies_in(&image, &directory), expected, "{image:?}");
+        }
+        // Both are gone: only the words can tell.
+        assert!(lies_in(Path::new("/none/ab/rootfs"), Path::new("/none/ab")));
+        assert!(!lies_in(
+            Path::new("/none/ab/rootfs"),
+            Path::new("/nothing/ab")
+        ));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Building is `ondol_image`'s; here is when, and what Terraform sees of it. The .ova half for VirtualBox is not here yet.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path as FilePath, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,39 +17,38 @@ use tfplugin::{
 
 use crate::config::Cloud;
 use crate::diagnostics::sentence;
+use crate::engines::lab;
 
 /// A golden image: a recipe of packages and users, built once from this machine's apt sources and kept in a cache.
+///
+/// Another recipe makes another image beside it, in place: what was made from the one before keeps it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Model {
     /// The recipe's digest. Known while planning.
     #[schemars(transform = attribute::computed)]
     pub id: Attr<String>,
     /// `debian` or `ubuntu`.
-    #[schemars(transform = attribute::optional_computed, transform = attribute::requires_replace, extend("default" = "debian"))]
+    #[schemars(transform = attribute::optional_computed, extend("default" = "debian"))]
     pub distribution: Attr<Distribution>,
     /// Code name of the release, for example `bookworm` or `jammy`.
-    #[schemars(transform = attribute::required, transform = attribute::requires_replace)]
+    #[schemars(transform = attribute::required)]
     pub suite: Attr<String>,
     /// `minbase` or `standard`: how much of the distribution is there before `packages` are added.
-    #[schemars(transform = attribute::optional_computed, transform = attribute::requires_replace, extend("default" = "minbase"))]
+    #[schemars(transform = attribute::optional_computed, extend("default" = "minbase"))]
     pub variant: Attr<Variant>,
     /// Packages beyond those that every VM needs to boot, to be reached over SSH and to take a netplan.
-    #[schemars(transform = attribute::requires_replace)]
     pub packages: Attr<Set<String>>,
     /// Accounts that every VM has.
-    #[schemars(transform = attribute::requires_replace)]
     pub users: Attr<Vec<UserModel>>,
     /// The `content_digest` that the image must have. Another one is an error, and nothing is registered.
     pub checksum: Attr<String>,
     /// Where images are kept.
-    #[schemars(
-        transform = attribute::optional_computed,
-        transform = attribute::requires_replace,
-        extend("default" = ondol_image::DEFAULT_CACHE_DIR)
-    )]
+    #[schemars(transform = attribute::optional_computed, extend("default" = ondol_image::DEFAULT_CACHE_DIR))]
     pub cache_dir: Attr<String>,
     /// Remove the image from the cache on destroy. The cache is shared by all labs of the machine, and VMs made from
-    /// the image need it for as long as they live; so it is kept by default.
+    /// the image need it for as long as they live; so it is kept by default. While a VM needs it, whichever lab it is in,
+    /// destroy fails. Images of earlier recipes stay. Labs in directories that neither the provider's configuration nor the
+    /// default names are not seen.
     #[schemars(transform = attribute::optional_computed, extend("default" = false))]
     pub purge_on_destroy: Attr<bool>,
     /// SHA-256 of what the recipe says. Known while planning.
@@ -222,13 +222,16 @@ impl Resource for GoldenImageResource {
         Ok(found.map(|image| state.with_image(&image)))
     }
 
-    /// Everything that makes another image replaces the resource; here only the pin and the purge can differ.
+    /// Never a replacement: that would begin by destroying an image which VMs need. The one before stays in the cache.
     async fn update(
-        _: &Operation<Cloud>,
+        cx: &Operation<Cloud>,
         prior: Model,
         planned: Model,
-        _: &Model,
+        config: &Model,
     ) -> Result<Model, Failure<Model>> {
+        if prior.path != planned.path {
+            return Self::create(cx, planned, config).await;
+        }
         check(
             &planned,
             prior.content_digest.require(path!["content_digest"])?,
@@ -240,13 +243,14 @@ impl Resource for GoldenImageResource {
         })
     }
 
-    async fn delete(_: &Operation<Cloud>, state: Model) -> Result<(), Failure<Model>> {
+    async fn delete(cx: &Operation<Cloud>, state: Model) -> Result<(), Failure<Model>> {
         if state.purge_on_destroy != true.into() {
             return Ok(());
         }
         let cache_dir = PathBuf::from(state.cache_dir.require(path!["cache_dir"])?);
         let directory = image_path(&cache_dir, state.digest.require(path!["digest"])?);
-        let removal = tokio::task::spawn_blocking(move || purge(&directory)).await;
+        let state_dirs = cx.context().state_dirs();
+        let removal = tokio::task::spawn_blocking(move || purge(&directory, &state_dirs)).await;
         removal
             .unwrap_or_else(|error| Err(error.to_string()))
             .map_err(|words| {
@@ -261,8 +265,6 @@ impl Resource for GoldenImageResource {
 /// Digest and path follow from the recipe alone; the content only from a build.
 fn plan(prior: Option<&Model>, mut planned: Model) -> Model {
     let digest = planned.recipe().map(|recipe| recipe.digest());
-    let same =
-        digest.is_some() && prior.is_some_and(|prior| prior.digest.known() == digest.as_ref());
     match (&digest, planned.cache_dir()) {
         (Some(digest), Some(cache_dir)) => {
             planned.id = digest.clone().into();
@@ -279,7 +281,9 @@ fn plan(prior: Option<&Model>, mut planned: Model) -> Model {
             planned.path = Attr::Unknown;
         }
     }
-    if let Some(prior) = prior.filter(|_| same) {
+    // The same recipe may have become something else in another cache.
+    let same = |prior: &&Model| prior.path.known().is_some() && prior.path == planned.path;
+    if let Some(prior) = prior.filter(same) {
         planned.content_digest = prior.content_digest.clone();
         planned.package_count = prior.package_count;
     } else {
@@ -383,8 +387,28 @@ async fn build(
     }
 }
 
-/// Removes an image, unless a running VM has it mounted.
-fn purge(directory: &FilePath) -> Result<(), String> {
+/// How many VMs a refusal to purge names.
+const USERS_SHOWN: usize = 5;
+
+/// Removes an image, unless a VM needs it: one of a lab below one of `state_dirs`, or any that runs.
+fn purge(directory: &FilePath, state_dirs: &BTreeSet<PathBuf>) -> Result<(), String> {
+    let mut users = Vec::new();
+    for state_dir in state_dirs {
+        users.extend(lab::vms_made_from(directory, state_dir)?);
+    }
+    if !users.is_empty() {
+        let shown = users.len().min(USERS_SHOWN);
+        let more = match users.len() - shown {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        return Err(format!(
+            "{} is what the disks of these VMs were made from: {}{more}. Destroy them first, or set purge_on_destroy = false and apply \
+             that, which keeps the image in the cache.",
+            directory.display(),
+            users[..shown].join(", ")
+        ));
+    }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")
         .map_err(|error| format!("read the mounts: {error}"))?;
     if is_mounted(directory, &mounts) {
@@ -475,6 +499,35 @@ mod tests {
             },
         );
         assert_eq!(other.content_digest, Attr::Unknown);
+        let elsewhere = plan(
+            Some(&prior),
+            Model {
+                cache_dir: "/other".into(),
+                ..model()
+            },
+        );
+        assert_eq!(
+            (elsewhere.digest, elsewhere.package_count),
+            (prior.digest, Attr::Unknown)
+        );
+    }
+
+    #[test]
+    fn a_state_of_another_digest_promises_nothing_about_the_content() {
+        let prior = Model {
+            id: "0".into(),
+            digest: "0".into(),
+            path: "/cache/images/0/rootfs".into(),
+            content_digest: "sha256:aa".into(),
+            package_count: 9.into(),
+            ..model()
+        };
+        let planned = plan(Some(&prior), prior.clone());
+        assert_eq!(planned.digest, plan(None, model()).digest);
+        assert_eq!(
+            (planned.content_digest, planned.package_count),
+            (Attr::Unknown, Attr::Unknown)
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ use crate::topology::bad_label;
 
 /// How long a guest may take to shut down before its power is cut.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long an act that should not be broken off goes on after Terraform has asked to stop. Well below the SDK's own
+/// patience, after which an operation is abandoned without a word of its own.
+const LAST_MOMENT: Duration = Duration::from_millis(2500);
 const SSH_PORT: u16 = 22;
 
 /// A VM on one of the provider's hosts.
@@ -41,9 +45,14 @@ pub struct Model {
     /// The VM's name and host name: a DNS label.
     #[schemars(transform = attribute::required, transform = attribute::requires_replace)]
     pub name: Attr<String>,
-    /// The image that it starts from, `path` of an `ondol_golden_image`. Another image makes another VM.
-    #[schemars(transform = attribute::required, transform = attribute::requires_replace)]
+    /// The image that a new VM's disk starts from, `path` of an `ondol_golden_image`. An existing VM keeps its disk: another
+    /// image is only noted, and is used once the VM is made anew (`terraform apply -replace`, or `replace_on_image_change`).
+    /// `disk_image` says which one its disk was made from.
+    #[schemars(transform = attribute::required)]
     pub image: Attr<String>,
+    /// Makes the VM anew, with an empty disk, whenever `image` is not the one that its disk was made from.
+    #[schemars(transform = attribute::optional_computed, extend("default" = false))]
+    pub replace_on_image_change: Attr<bool>,
     /// Number of CPUs.
     #[schemars(transform = attribute::optional_computed, extend("default" = 1))]
     pub cpus: Attr<u32>,
@@ -70,6 +79,9 @@ pub struct Model {
     /// Refuses to destroy or replace the VM.
     #[schemars(transform = attribute::optional_computed, extend("default" = false))]
     pub protected: Attr<bool>,
+    /// The image that the VM's disk was made from, as found. It stays in use for as long as the VM lives.
+    #[schemars(transform = attribute::computed, transform = attribute::stable)]
+    pub disk_image: Attr<String>,
     /// `running` or `stopped`, as found.
     #[schemars(transform = attribute::computed)]
     pub state: Attr<String>,
@@ -261,7 +273,6 @@ impl Model {
             };
         }
         take!(name, found.name.clone().into());
-        take!(image, found.image.display().to_string().into());
         take!(cpus, found.cpus.into());
         take!(memory_mib, found.memory_mib.into());
         take!(
@@ -321,13 +332,20 @@ impl Model {
                 LabModel::from(found.lab).into()
             }
         );
+        self.disk_image = found.image.display().to_string().into();
         self.host = host.into();
         self.id = vm.id.to_string().into();
         self.state = vm.state.as_str().into();
         self.first_boot_address = vm.first_boot_address.to_string().into();
         self.ssh_host_key = vm.ssh_host_key.clone().into();
         self.mac_addresses = vm.mac_addresses.clone().into();
-        // Only an import comes without these.
+        // Only an import comes without these. The image is a wish, which what is found does not change.
+        if self.image.is_null() {
+            self.image = self.disk_image.clone();
+        }
+        if self.replace_on_image_change.is_null() {
+            self.replace_on_image_change = false.into();
+        }
         if self.power.is_null() {
             self.power = Power::from(vm.state).into();
         }
@@ -455,11 +473,17 @@ impl Resource for VmResource {
         _: &Model,
         _: &mut Diagnostics,
     ) -> Planned<Model> {
-        let planned = plan(prior, planned);
-        if prior.is_some_and(|prior| another_seed(prior, &planned)) {
-            return Planned::from(planned).replace(path!["seed"]);
+        let mut planned = Planned::from(plan(prior, planned));
+        let Some(prior) = prior else { return planned };
+        if another_seed(prior, &planned.model) {
+            planned = planned.replace(path!["seed"]);
         }
-        planned.into()
+        if another_disk(prior, &planned.model) {
+            planned.model.disk_image = Attr::Unknown;
+            // Terraform heeds only what differs, and `image` may have been noted by an earlier apply.
+            planned = planned.replace(path!["image"]).replace(path!["disk_image"]);
+        }
+        planned
     }
 
     async fn plan_in_context(
@@ -490,11 +514,16 @@ impl Resource for VmResource {
                 .map_err(|error| diagnostics::engine(&error))?;
             return Ok(planned);
         };
-        if let (Some(current), Some(wanted)) = (prior.spec(), &wanted) {
+        if let (Some(current), Some(wanted)) = (prior.spec(), wanted) {
+            // Whether another image means anything was decided without the engine.
+            let wanted = VmSpec {
+                image: current.image.clone(),
+                ..wanted
+            };
             let running = prior.state.as_str() == Some("running")
                 && planned.model.wanted_power() == PowerState::Running;
             let verdict = judge(
-                &engine.plan_update(&current, wanted),
+                &engine.plan_update(&current, &wanted),
                 &planned.model,
                 running,
             )?;
@@ -522,10 +551,9 @@ impl Resource for VmResource {
     ) -> Result<Model, Failure<Model>> {
         let engine = engine_of(cx, &planned)?;
         let spec = require_spec(&planned)?;
-        // Not interruptible: a VM that is half made is worse than a stop that comes a moment later.
-        let vm = engine
-            .create(&spec)
+        let vm = finish(cx, engine.create(&spec))
             .await
+            .map_err(Diagnostic::from)?
             .map_err(|error| diagnostics::engine(&error))?;
         let made = planned.observed(engine.host(), &vm);
         cx.keep(&made);
@@ -610,9 +638,9 @@ impl Resource for VmResource {
         }
         let engine = engine_of(cx, &state)?;
         let id = require_id(&state)?;
-        Ok(engine
-            .delete(&id)
+        Ok(finish(cx, engine.delete(&id))
             .await
+            .map_err(Diagnostic::from)?
             .map_err(|error| diagnostics::engine(&error))?)
     }
 
@@ -659,6 +687,14 @@ fn plan(prior: Option<&Model>, mut planned: Model) -> Model {
         planned.mac_addresses = Attr::Unknown;
     }
     planned
+}
+
+/// Whether the VM is to be made anew because its disk is another image's. An older state does not know the disk's image,
+/// but then it was the wished one.
+fn another_disk(prior: &Model, planned: &Model) -> bool {
+    let disk = prior.disk_image.known().or(prior.image.known());
+    planned.replace_on_image_change == true.into()
+        && planned.image.known().map(Path::new) != disk.map(Path::new)
 }
 
 /// Whether a change of the seed means anything: a key with a line break more is the same key.
@@ -720,10 +756,7 @@ fn judge(changes: &[Change], planned: &Model, running: bool) -> Result<Verdict, 
 
 fn refuse_replacement(prior: &Model, planned: &Planned<Model>) -> Result<(), Diagnostic> {
     let new = &planned.model;
-    let replaced = prior.host != new.host
-        || prior.name != new.name
-        || prior.image != new.image
-        || !planned.replace.is_empty();
+    let replaced = prior.host != new.host || prior.name != new.name || !planned.replace.is_empty();
     if replaced {
         Err(protected(prior))
     } else {
@@ -785,6 +818,18 @@ impl From<Diagnostic> for Unstarted {
     }
 }
 
+/// Waits for an act that is better finished than broken off: when Terraform asks to stop, it gets a moment more.
+async fn finish<T>(cx: &Operation<Cloud>, act: impl Future<Output = T>) -> Result<T, Interrupted> {
+    let mut act = pin!(act);
+    match cx.wait(act.as_mut()).await {
+        Ok(output) => Ok(output),
+        Err(interrupted) => tokio::time::timeout(LAST_MOMENT, act)
+            .await
+            .map_err(|_| interrupted),
+    }
+}
+
+/// Changes a VM's shape, then its power. The disk stays what it is, whatever image is wished for.
 async fn bring_to(
     cx: &Operation<Cloud>,
     engine: &Arc<dyn Engine>,
@@ -793,7 +838,13 @@ async fn bring_to(
     planned: Model,
 ) -> Result<Model, Unstarted> {
     let engine_error = |error| Unstarted::Failed(diagnostics::engine(&error));
-    let waiting = engine.update(id, spec).await.map_err(engine_error)?;
+    let spec = VmSpec {
+        image: found(engine, id).await?.spec.image,
+        ..spec.clone()
+    };
+    let waiting = finish(cx, engine.update(id, &spec))
+        .await?
+        .map_err(engine_error)?;
     let wanted = planned.wanted_power();
     let vm = found(engine, id).await?;
     let restart =
@@ -928,6 +979,71 @@ mod tests {
         assert_eq!(found.state, "running".into());
     }
 
+    fn planned(prior: &Model, change: impl FnOnce(&mut Model)) -> Planned<Model> {
+        let mut model = prior.clone();
+        change(&mut model);
+        let (config, mut diagnostics) = (model.clone(), Diagnostics::new());
+        VmResource::plan(Some(prior), model, &config, &mut diagnostics)
+    }
+
+    #[test]
+    fn another_image_is_noted_and_replaces_the_vm_only_where_that_is_asked_for() {
+        let old = "/images/a/rootfs";
+        let prior = |image: &str| Model {
+            image: image.into(),
+            disk_image: old.into(),
+            replace_on_image_change: false.into(),
+            state: "running".into(),
+            ..model()
+        };
+        let cases: [(Model, Attr<String>, bool, bool); 8] = [
+            (prior(old), "/images/b/rootfs".into(), false, false),
+            (prior(old), Attr::Unknown, false, false),
+            (prior(old), "/images/b/rootfs".into(), true, true),
+            (prior(old), Attr::Unknown, true, true),
+            (prior(old), old.into(), true, false),
+            (prior(old), "/images/a//rootfs/".into(), true, false),
+            // Noted by an earlier apply; and back again.
+            (
+                prior("/images/b/rootfs"),
+                "/images/b/rootfs".into(),
+                true,
+                true,
+            ),
+            (prior("/images/b/rootfs"), old.into(), true, false),
+        ];
+        for (prior, image, asked, replaced) in cases {
+            let planned = planned(&prior, |model| {
+                model.image = image.clone();
+                model.replace_on_image_change = asked.into();
+            });
+            assert_eq!(!planned.replace.is_empty(), replaced, "{image:?}, {asked}");
+            assert_eq!(
+                planned.model.disk_image,
+                if replaced { Attr::Unknown } else { old.into() },
+                "{image:?}, {asked}"
+            );
+        }
+        let before_disk_image = Model {
+            disk_image: Attr::Null,
+            ..prior(old)
+        };
+        let asked = |model: &mut Model| model.replace_on_image_change = true.into();
+        assert_eq!(planned(&before_disk_image, asked).replace, []);
+    }
+
+    #[test]
+    fn what_is_found_tells_the_disks_image_and_leaves_the_wish_alone() {
+        let wanted = model();
+        let mut older = vm(&wanted);
+        older.spec.image = "/images/older/rootfs".into();
+        let found = wanted.observed("srv-01", &older);
+        assert_eq!(
+            (found.image, found.disk_image),
+            ("/images/a/rootfs".into(), "/images/older/rootfs".into())
+        );
+    }
+
     #[test]
     fn a_change_behind_terraforms_back_is_seen() {
         let wanted = model();
@@ -954,6 +1070,11 @@ mod tests {
             ),
             (true, true, true)
         );
+        assert_eq!(
+            (imported.image, imported.disk_image),
+            ("/images/a/rootfs".into(), "/images/a/rootfs".into())
+        );
+        assert_eq!(imported.replace_on_image_change, false.into());
         assert_eq!(
             (imported.power, imported.wait_for, imported.protected),
             (Power::Running.into(), WaitFor::None.into(), false.into())

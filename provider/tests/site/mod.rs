@@ -245,9 +245,9 @@ impl Site {
         let text = std::fs::read_to_string(self.path("terraform.tfstate")).unwrap();
         let mut state: Value = serde_json::from_str(&text).unwrap();
         let (kind, name) = address.split_once('.').unwrap();
-        let (name, key) = name
-            .split_once("[\"")
-            .map_or((name, None), |(name, key)| (name, Some(key.trim_end_matches("\"]"))));
+        let (name, key) = name.split_once("[\"").map_or((name, None), |(name, key)| {
+            (name, Some(key.trim_end_matches("\"]")))
+        });
         let resources = state["resources"].as_array_mut().unwrap().iter_mut();
         let instance = resources
             .filter(|resource| resource["type"] == kind && resource["name"] == name)

@@ -4,6 +4,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
+#[cfg(unix)]
+use std::time::SystemTime;
 
 use anyhow::Context;
 use base64::Engine;
@@ -16,6 +18,8 @@ use crate::proto::plugin::Empty;
 use crate::proto::plugin::grpc_controller_server::{GrpcController, GrpcControllerServer};
 use crate::proto::tfplugin6::provider_server::ProviderServer;
 use crate::server::{Server, log_panics};
+#[cfg(unix)]
+use crate::transport::sweep;
 use crate::transport::{Listener, Transport, Wishes};
 use crate::{Provider, log, tls};
 
@@ -96,7 +100,7 @@ async fn listen<P: Provider>(
     client: &str,
 ) -> anyhow::Result<()> {
     ignore_interrupts()?;
-    let (listener, _folder) = Listener::bind(transport, &Wishes::from_environment()).await?;
+    let (listener, folder) = Listener::bind(transport, &Wishes::from_environment()).await?;
     let identity = tls::identity(client)?;
     let (network, address) = listener.announce()?;
     let connections = listener.connections(TlsAcceptor::from(identity.config));
@@ -109,6 +113,12 @@ async fn listen<P: Provider>(
         .write_all(line.as_bytes())
         .and_then(|()| stdout.flush())
         .context("write the handshake line")?;
+    #[cfg(unix)]
+    if let Some(folder) = &folder {
+        let own = folder.path().to_owned();
+        // Now, because until here Terraform was waiting.
+        tokio::task::spawn_blocking(move || sweep(&own, SystemTime::now()));
+    }
 
     let stop = CancellationToken::new();
     let exit = CancellationToken::new();

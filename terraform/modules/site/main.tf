@@ -8,11 +8,10 @@ terraform {
 }
 
 locals {
-  topology = provider::ondol::topology(var.topology)
-  network  = local.topology.network
+  network = var.topology.network
   # One text for both users: Terraform brings the guest to it, the netplan task of stage 4 holds it there.
   ethernets = {
-    for name, vm in local.topology.vms : name => {
+    for name, vm in var.topology.vms : name => {
       (var.interface) = {
         addresses   = ["${vm.address}/${vm.prefix}"]
         gateway4    = local.network.gateway
@@ -23,7 +22,7 @@ locals {
 }
 
 resource "ondol_vm" "this" {
-  for_each = local.topology.vms
+  for_each = var.topology.vms
 
   host       = each.value.host
   name       = each.key
@@ -43,7 +42,7 @@ resource "ondol_vm" "this" {
 
 # Holds a machine's name and address; changing either touches nothing but this resource and the inventory.
 resource "ondol_netplan" "this" {
-  for_each = local.topology.vms
+  for_each = var.topology.vms
 
   host               = each.value.host
   vm                 = ondol_vm.this[each.key].id
@@ -61,7 +60,7 @@ resource "ondol_ansible_inventory" "this" {
   path = "${var.directory}/inventory.yml"
 
   hosts = {
-    for name, vm in local.topology.vms : name => {
+    for name, vm in var.topology.vms : name => {
       address  = ondol_netplan.this[name].address
       host_key = ondol_vm.this[name].ssh_host_key
       groups   = vm.groups
@@ -77,16 +76,16 @@ resource "ondol_ansible_inventory" "this" {
   variables = {
     site_domain    = local.network.domain
     site_timezone  = var.timezone
-    site_addresses = { for name, vm in local.topology.vms : name => vm.address }
+    site_addresses = { for name, vm in var.topology.vms : name => vm.address }
     site_hosts = [
-      for host, names in local.topology.hosts : {
+      for host, names in var.topology.hosts : {
         name = host
         vms = [
           for name in names : {
             name    = name
-            address = local.topology.vms[name].address
-            role    = local.topology.vms[name].role
-            groups  = local.topology.vms[name].groups
+            address = var.topology.vms[name].address
+            role    = var.topology.vms[name].role
+            groups  = var.topology.vms[name].groups
           }
         ]
       }

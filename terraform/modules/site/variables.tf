@@ -1,6 +1,22 @@
 variable "topology" {
-  description = "The topology file's text: network, sizes and VMs. See terraform/topology.yaml."
-  type        = string
+  description = "The checked topology: what provider::ondol::topology makes of terraform/topology.yaml."
+  type = object({
+    network = object({ cidr = string, prefix = number, gateway = string, dns = list(string), domain = string })
+    hosts   = map(list(string))
+    vms = map(object({
+      id         = string
+      host       = string
+      address    = string
+      prefix     = number
+      app        = string
+      role       = string
+      groups     = list(string)
+      cpus       = number
+      memory_mib = number
+      disks      = map(object({ size_mib = number }))
+      features   = object({ containers = bool, tun = bool, fuse = bool })
+    }))
+  })
 }
 
 variable "image" {

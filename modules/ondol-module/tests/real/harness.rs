@@ -240,23 +240,7 @@ impl Site {
         ansible
             .args(["-i", "inventory", "play.yml"])
             .args(run.arguments);
-        let mut command = if run.prefix.is_empty() {
-            ansible
-        } else {
-            let mut outer = Command::new(&run.prefix[0]);
-            outer
-                .args(&run.prefix[1..])
-                .arg(ansible.get_program())
-                .args(ansible.get_args())
-                .current_dir(self.folder.path());
-            for (name, value) in ansible.get_envs() {
-                match value {
-                    Some(value) => outer.env(name, value),
-                    None => outer.env_remove(name),
-                };
-            }
-            outer
-        };
+        let mut command = self.within(&run.prefix, ansible);
         command.envs(run.environment);
         if run.shims {
             let path = std::env::var("PATH").unwrap_or_default();
@@ -265,15 +249,36 @@ impl Site {
         self.played(&mut command)
     }
 
-    /// Plays a playbook of the repository on this machine.
-    pub(crate) fn play_file(&self, playbook: &Path, arguments: &[&str]) -> Played {
+    /// `program`, run by the command that `prefix` is.
+    fn within(&self, prefix: &[String], program: Command) -> Command {
+        let [first, rest @ ..] = prefix else {
+            return program;
+        };
+        let mut outer = Command::new(first);
+        outer
+            .args(rest)
+            .arg(program.get_program())
+            .args(program.get_args())
+            .current_dir(self.folder.path());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => outer.env(name, value),
+                None => outer.env_remove(name),
+            };
+        }
+        outer
+    }
+
+    /// Plays a playbook of the repository on this machine, as `prefix` runs it.
+    pub(crate) fn play_file(&self, prefix: &[&str], playbook: &Path, arguments: &[&str]) -> Played {
         let _ = fs::remove_file(self.path("results"));
         let mut ansible = self.ansible("ansible-playbook");
         ansible
             .args(["-i", "localhost,", "-c", "local"])
             .arg(playbook)
             .args(arguments);
-        self.played(&mut ansible)
+        let prefix: Vec<String> = prefix.iter().map(|word| (*word).to_owned()).collect();
+        self.played(&mut self.within(&prefix, ansible))
     }
 
     fn played(&self, command: &mut Command) -> Played {

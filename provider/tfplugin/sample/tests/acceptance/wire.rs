@@ -439,6 +439,39 @@ async fn it_exits_when_terraform_says_so_and_leaves_no_socket() {
 }
 
 #[tokio::test]
+async fn what_a_killed_provider_left_goes_when_another_starts() {
+    let base = tempfile::tempdir().expect("a folder");
+    let certificate = Certificate::new().expect("a certificate");
+    let start = || async {
+        let mut command = Command::new(PROVIDER);
+        command.env("PLUGIN_UNIX_SOCKET_DIR", base.path());
+        let plugin = Plugin::start(command, &certificate)
+            .await
+            .expect("it starts");
+        let socket = std::path::PathBuf::from(&plugin.address);
+        let folder = socket.parent().expect("a folder").to_owned();
+        (plugin, folder)
+    };
+    let (mut killed, left) = start().await;
+    let (_alive, busy) = start().await;
+    killed.process.kill().await.expect("it runs");
+    for folder in [&left, &busy] {
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        std::fs::File::open(folder)
+            .and_then(|folder| folder.set_modified(long_ago))
+            .expect("it is ours");
+    }
+    assert!(left.exists());
+    let (_next, own) = start().await;
+    let patience = Instant::now() + Duration::from_secs(3);
+    while left.exists() && Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!left.exists());
+    assert!(busy.join("socket").exists() && own.join("socket").exists());
+}
+
+#[tokio::test]
 async fn on_a_loopback_port_the_same_rules_hold() {
     let certificate = Certificate::new().expect("a certificate");
     let mut command = Command::new(PROVIDER);
