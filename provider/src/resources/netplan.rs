@@ -807,12 +807,21 @@ async fn calm(
     search: &Search,
 ) -> Result<(Reached, Observed), Diagnostics> {
     loop {
-        let observed = reached.observe().await?;
-        if !matches!(
-            observed.status,
-            Status::Pending { .. } | Status::Settling { .. }
-        ) {
-            return Ok((reached, observed));
+        match reached.observe().await {
+            // The address that was asked may go while the guest settles. Asking changes nothing, so it is asked again elsewhere.
+            Err(unobserved) if !unobserved.lost || Instant::now() >= search.until => {
+                return Err(unobserved.into());
+            }
+            Err(_) => {}
+            Ok(observed)
+                if !matches!(
+                    observed.status,
+                    Status::Pending { .. } | Status::Settling { .. }
+                ) =>
+            {
+                return Ok((reached, observed));
+            }
+            Ok(_) => {}
         }
         if Instant::now() >= search.until {
             return Err(Diagnostic::error(format!("The network of {} cannot be changed now", search.label))
@@ -915,6 +924,19 @@ struct Reached {
     guest: Guest,
     address: IpAddr,
     limits: Limits,
+}
+
+/// Why a guest's network was not read.
+struct Unobserved {
+    diagnostic: Diagnostic,
+    /// The connection went, not the guest: asking again may help.
+    lost: bool,
+}
+
+impl From<Unobserved> for Diagnostics {
+    fn from(unobserved: Unobserved) -> Self {
+        unobserved.diagnostic.into()
+    }
 }
 
 enum Unreached {
@@ -1099,14 +1121,22 @@ impl Reached {
             .map_err(|error| diagnostics::ssh(&error, act))
     }
 
-    async fn observe(&self) -> Result<Observed, Diagnostic> {
+    async fn observe(&self) -> Result<Observed, Unobserved> {
         let act = "read the guest's network";
-        let text = self.run(act, guest::OBSERVE).await?;
+        let text = self.try_run(act, guest::OBSERVE).await.map_err(|error| {
+            let lost = matches!(error, ssh::Error::Lost { .. } | ssh::Error::Deadline { .. });
+            let diagnostic = diagnostics::ssh(&error, act);
+            Unobserved { diagnostic, lost }
+        })?;
         guest::parse_observation(&text).map_err(|error| {
-            Diagnostic::error(format!("Could not {act}")).detail(format!(
+            let diagnostic = Diagnostic::error(format!("Could not {act}")).detail(format!(
                 "{} answered what cannot be read: {error}.",
                 self.guest.target()
-            ))
+            ));
+            Unobserved {
+                diagnostic,
+                lost: false,
+            }
         })
     }
 }
