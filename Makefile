@@ -41,7 +41,7 @@ say = @printf '\n\033[1m%s\033[0m\n' $(1)
 in_site = . $(site)/env &&
 
 # ---- the commands -------------------------------------------------------------------------------------------------------
-.PHONY: help lab plan test check bench docs install lab-destroy build tools fmt
+.PHONY: help lab plan test check bench docs install lab-destroy build
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 

@@ -12,7 +12,6 @@ use serde_json::Value;
 pub struct Site {
     name: String,
     directory: PathBuf,
-    keep: bool,
 }
 
 impl Site {
@@ -34,7 +33,6 @@ impl Site {
         Site {
             name: name.to_owned(),
             directory,
-            keep: false,
         }
     }
 
@@ -131,18 +129,11 @@ impl Site {
     pub fn shell(&self, vm: &str, command: &str) -> Result<String> {
         self.must(&format!("ondol-lab shell {vm} -- sh -c {}", quote(command)))
     }
-
-    /// Leaves the lab for a later look at it.
-    pub fn keep(mut self) {
-        self.keep = true;
-    }
 }
 
 impl Drop for Site {
     fn drop(&mut self) {
-        if !self.keep
-            && let Err(error) = self.make(&["lab-destroy"])
-        {
+        if let Err(error) = self.make(&["lab-destroy"]) {
             eprintln!("destroy lab {}: {error:#}", self.name);
         }
     }
