@@ -18,7 +18,7 @@ report   := $(abspath $(REPORT))
 stamps   := target/stamps
 release  := target/release
 venv     := target/ansible/2.19
-requirements := modules/collection/requirements/ansible-core-2.19.txt
+venvs    := target/ansible/2.16 $(venv)
 mirror   := $(abspath target/terraform/mirror)
 collections := $(abspath target/ansible)
 version  := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -60,7 +60,7 @@ lab-destroy: root $(release)/ondol-lab ## the lab and everything of it gone; dow
 	@rm -rf "$(site)"
 	@echo "lab $(LAB) is gone"
 
-test: root apt-test build $(venv)/bin/ansible-playbook collection nextest ## every test, as CI runs it
+test: root apt-test build $(venvs:=/bin/ansible-playbook) collection nextest ## every test, as CI runs it
 	$(call say,"Format$(comma) lint$(comma) generated documents")
 	@$(cargo) fmt --all --check
 	@$(cargo) clippy --workspace --all-targets --release --quiet -- -D warnings
@@ -97,7 +97,7 @@ comma := ,
 space := $(subst ,, )
 goarch := $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
 nextest := $(as_caller) $(if $(shell $(as_caller) cargo nextest --version 2>/dev/null),cargo nextest,$(abspath target/tools/bin/cargo-nextest) nextest)
-test_env := env "PATH=$(abspath $(venv))/bin:$(abspath $(release)):$(dir $(terraform)):$(PATH)" ONDOL_BIN_DIR="$(abspath $(release))" ONDOL_ANSIBLE_BIN="$(abspath $(venv))/bin"
+test_env := env "PATH=$(abspath $(venv))/bin:$(abspath $(release)):$(dir $(terraform)):$(PATH)" ONDOL_BIN_DIR="$(abspath $(release))"
 
 .PHONY: root need-cargo need-terraform apt-build apt-lab apt-test collection nextest init docs-check site-env
 root:
@@ -150,9 +150,9 @@ $(mirror)/.provider: $(release)/terraform-provider-ondol target/terraform/host
 	 install -m 0755 $(release)/terraform-provider-ondol "$$dir/terraform-provider-ondol_v$(version)"
 	@touch $@
 
-$(venv)/bin/ansible-playbook: $(requirements) | apt-lab target
-	@echo "installing Ansible ($(requirements)) in $(venv)"
-	@rm -rf $(venv) && /usr/bin/python3 -m venv $(venv) && $(venv)/bin/pip install --quiet --disable-pip-version-check -r $(requirements)
+target/ansible/%/bin/ansible-playbook: modules/collection/requirements/ansible-core-%.txt | apt-lab target
+	@echo "installing Ansible ($<)"
+	@rm -rf target/ansible/$* && /usr/bin/python3 -m venv target/ansible/$* && target/ansible/$*/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 collection: build $(venv)/bin/ansible-playbook

@@ -50,6 +50,7 @@ pub fn serve_on<P: Provider>(provider: P, transport: Transport) -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
+    share_one_arena();
     log::start();
     log_panics();
     match run(provider, transport) {
@@ -58,6 +59,17 @@ pub fn serve_on<P: Provider>(provider: P, transport: Transport) -> ExitCode {
             eprintln!("The provider cannot serve Terraform: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A provider has a thread for every operation that blocks, and each waits most of the time: with an arena for each, as
+/// glibc gives them, what was freed in one is of no use to another. To be called before the first thread is started.
+fn share_one_arena() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt takes two numbers, and no other thread allocates yet. It cannot fail for this parameter; if it
+    // did, only memory would be lost.
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
     }
 }
 

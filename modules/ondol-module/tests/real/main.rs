@@ -5,3 +5,4 @@ mod examples;
 mod harness;
 mod playbook;
 mod reference;
+mod sanity;
