@@ -32,13 +32,14 @@ terraform   := $(shell PATH="$(PATH):/usr/local/bin:$(caller_home)/bin:$(caller_
 
 apt_build := gcc libc6-dev
 apt_lab   := systemd-container mmdebstrap iproute2 openssh-client python3-venv ca-certificates
-apt_test  := openssh-server chromium binutils sudo
+apt_test  := openssh-server chromium binutils sudo gnupg docker-registry skopeo postgresql-15 qemu-system-x86 ovmf e2fsprogs
 
 sources := $(shell find provider modules tests -name '*.rs' -o -name '*.proto' -o -name Cargo.toml -o -path '*/fixtures/*' -type f) Cargo.toml Cargo.lock
 say = @printf '\n\033[1m%s\033[0m\n' $(1)
 
 # Terraform and Ansible as `make lab` calls them; $(SITE)/env gives a person's shell the same.
 in_site = . $(site)/env &&
+tf_options = -input=false -compact-warnings -parallelism=40
 
 # ---- the commands -------------------------------------------------------------------------------------------------------
 .PHONY: help lab plan test check bench docs install lab-destroy build
@@ -47,13 +48,16 @@ help: ## this list
 
 lab: root $(site)/env ## everything: tools, build, image, 40 VMs, every stage that exists, verification, report
 	$(call say,"Terraform: image$(comma) VMs$(comma) addresses$(comma) inventory")
-	@$(in_site) $(MAKE) --no-print-directory init && terraform -chdir=terraform/lab apply -auto-approve -input=false -compact-warnings -parallelism=40
+	@$(in_site) $(MAKE) --no-print-directory init
+	@$(in_site) terraform -chdir=terraform/lab plan $(tf_options) -no-color -out=$(site)/plan >$(site)/plan.log 2>&1 || { cat $(site)/plan.log; exit 1; }
+	@grep -E '^(Plan:|No changes[.]|Warnings:|- )' $(site)/plan.log; echo "The whole plan: $(SITE)/plan.log"
+	@$(in_site) terraform -chdir=terraform/lab apply $(tf_options) $(site)/plan
 	$(call say,"Ansible: the stages$(comma) then verification")
 	@$(in_site) ansible-playbook playbooks/site.yml $(if $(filter-out all,$(STAGES)),--tags $(subst $(space),$(comma),$(foreach s,$(STAGES),stage$(s)) verify))
 	@printf '\n\033[1mDone.\033[0m  The page: %s\n       Next:      . %s; ondol-lab ls\n' "$(report)/index.html" "$(SITE)/env"
 
 plan: root $(site)/env ## what `make lab` would change in the VMs, addresses and inventory
-	@$(in_site) $(MAKE) --no-print-directory init && terraform -chdir=terraform/lab plan -input=false -compact-warnings
+	@$(in_site) $(MAKE) --no-print-directory init && terraform -chdir=terraform/lab plan $(tf_options)
 
 lab-destroy: root $(release)/ondol-lab ## the lab and everything of it gone; downloads and images stay in /var/cache/ondol
 	@$(release)/ondol-lab --lab "$(LAB)" destroy --yes
@@ -109,13 +113,15 @@ need-cargo:
 need-terraform:
 	@test -n "$(terraform)" || { echo "terraform is missing. Put the terraform binary, 1.11 or newer, on PATH (for example in /usr/local/bin), then run this again."; exit 1; }
 
-# Asks dpkg first, so that a machine that has everything needs no network.
+# Asks dpkg first, so that a machine that has everything needs no network. QEMU's packages must be of one version: a newer
+# qemu-utils, from backports, would stand against the release's emulator.
 define apt_install
 	@missing=(); for p in $(1); do dpkg-query -W -f='$${db:Status-Abbrev}' "$$p" 2>/dev/null | grep -q '^ii' || missing+=("$$p"); done; \
 	if [ $${#missing[@]} -gt 0 ]; then \
 	  [ "$$(id -u)" = 0 ] || { echo "missing packages: $${missing[*]} — install them, or run this with sudo"; exit 1; }; \
 	  echo "installing $${missing[*]}"; export DEBIAN_FRONTEND=noninteractive; \
-	  for try in 1 2 3; do apt-get -qq update && apt-get -qq install -y --no-install-recommends "$${missing[@]}" >/dev/null && exit 0; sleep 5; done; \
+	  case " $${missing[*]} " in *" qemu-system-x86 "*) missing+=("qemu-utils/$$(. /etc/os-release; echo "$$VERSION_CODENAME")");; esac; \
+	  for try in 1 2 3; do apt-get -qq update && apt-get -qq install -y --no-install-recommends --allow-downgrades "$${missing[@]}" >/dev/null && exit 0; sleep 5; done; \
 	  echo "apt-get could not install: $${missing[*]}"; exit 1; fi
 endef
 apt-build: ; $(call apt_install,$(apt_build))

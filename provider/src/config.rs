@@ -8,14 +8,17 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use ondol_lab::LabConfig;
+use ondol_virtualbox::Options;
+use ondol_virtualbox::image::Images;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tfplugin::{Attr, Diagnostic, Diagnostics, Key, Path, attribute, path};
 
 use crate::diagnostics::complain;
-use crate::engine::Engine;
+use crate::engine::{Attachment, Engine};
 use crate::engines::lab::{LabEngine, SharedLab};
-use crate::ssh::Pool;
+use crate::engines::virtualbox::{SshHost, VirtualBoxEngine};
+use crate::ssh::{Credential, HostKeyPolicy, Pool, Secret, parse_pin};
 
 /// Names the default lab, as for the `ondol-lab` command.
 const LAB_VARIABLE: &str = "ONDOL_LAB";
@@ -34,11 +37,170 @@ pub struct Config {
 /// One host.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Host {
-    /// What runs its VMs. This version knows `lab`.
+    /// What runs its VMs: `virtualbox`, or `lab` for containers on the machine that runs Terraform.
     #[schemars(transform = attribute::required)]
     pub engine: Attr<String>,
+    /// How to reach a host with `engine = "virtualbox"`. Left out, it is the machine that runs Terraform.
+    pub ssh: Attr<HostSsh>,
+    /// Settings of this host's VirtualBox.
+    pub virtualbox: Attr<VirtualBoxSettings>,
     /// Settings of this host's lab, where they differ from the provider's `lab`.
     pub lab: Attr<LabSettings>,
+}
+
+/// How to log in to a host, as the user that owns the VMs. What is given of keys, agent and password is tried in that order.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct HostSsh {
+    /// The host's name or address.
+    #[schemars(transform = attribute::required)]
+    pub address: Attr<String>,
+    /// TCP port. Default: 22.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Attr<u16>,
+    /// The user whose VMs they are: VirtualBox keeps a registry for each user.
+    #[schemars(transform = attribute::required)]
+    pub user: Attr<String>,
+    /// The host's public key, `ssh-ed25519 AAAA...`. This or `known_hosts_file` is needed: no key is accepted unseen.
+    pub host_key: Attr<String>,
+    /// A known_hosts file that has the host's key for its IP address.
+    pub known_hosts_file: Attr<String>,
+    /// A private key file.
+    pub private_key_file: Attr<String>,
+    /// The text of a private key.
+    #[schemars(transform = attribute::sensitive)]
+    pub private_key: Attr<String>,
+    /// The passphrase of the private key.
+    #[schemars(transform = attribute::sensitive)]
+    pub private_key_passphrase: Attr<String>,
+    /// Offer the keys of the SSH agent that SSH_AUTH_SOCK names.
+    pub agent: Attr<bool>,
+    /// The user's password.
+    #[schemars(transform = attribute::sensitive)]
+    pub password: Attr<String>,
+}
+
+impl HostSsh {
+    fn is_known(&self) -> bool {
+        let texts = [
+            &self.address,
+            &self.user,
+            &self.host_key,
+            &self.known_hosts_file,
+            &self.private_key_file,
+            &self.private_key,
+            &self.private_key_passphrase,
+            &self.password,
+        ];
+        !texts.iter().any(|text| text.is_unknown())
+            && !self.port.is_unknown()
+            && !self.agent.is_unknown()
+    }
+
+    fn validate(&self, at: &Path, diagnostics: &mut Diagnostics) {
+        for (name, value) in [("address", &self.address), ("user", &self.user)] {
+            if value.as_str() == Some("") {
+                complain(
+                    diagnostics,
+                    at.child(name),
+                    format!("{name} is empty"),
+                    "Say whom to reach, and as whom.",
+                );
+            }
+        }
+        if self.host_key.is_null() && self.known_hosts_file.is_null() {
+            complain(
+                diagnostics,
+                at.child("host_key"),
+                "The host's key is not pinned",
+                "Set host_key (`ssh-keyscan -t ed25519` on the host's own network shows it) or known_hosts_file: a key that nobody vouches for is not accepted.",
+            );
+        }
+        if let Some(key) = self.host_key.known()
+            && let Err(error) = parse_pin(key)
+        {
+            let detail = crate::diagnostics::sentence(&error.to_string());
+            let summary = "host_key is not a public key";
+            complain(diagnostics, at.child("host_key"), summary, detail);
+        }
+        let nothing = self.private_key_file.is_null()
+            && self.private_key.is_null()
+            && self.password.is_null()
+            && !self.agent.is_unknown()
+            && self.agent != true.into();
+        if nothing {
+            complain(
+                diagnostics,
+                at.clone(),
+                "There is no way to log in",
+                "Set one of private_key_file, private_key, agent = true and password.",
+            );
+        }
+    }
+
+    /// `None` where the host's key is not pinned, which was complained about.
+    fn to_host(&self) -> Option<SshHost> {
+        let host_key = match (self.host_key.known(), self.known_hosts_file.known()) {
+            (Some(key), _) => HostKeyPolicy::Pinned(key.clone()),
+            (None, Some(file)) => HostKeyPolicy::KnownHosts(expand_home(file)),
+            (None, None) => return None,
+        };
+        let passphrase = self.private_key_passphrase.known().map(Secret::new);
+        let key_file = self
+            .private_key_file
+            .known()
+            .map(|path| Credential::KeyFile {
+                path: expand_home(path),
+                passphrase: passphrase.clone(),
+            });
+        let key = self.private_key.known().map(|text| Credential::Key {
+            text: Secret::new(text),
+            passphrase: passphrase.clone(),
+        });
+        let agent = (self.agent == true.into()).then_some(Credential::Agent { socket: None });
+        let password = self
+            .password
+            .known()
+            .map(|it| Credential::Password(Secret::new(it)));
+        Some(SshHost {
+            address: self.address.known()?.clone(),
+            port: self.port.unwrap_or(22),
+            user: self.user.known()?.clone(),
+            credentials: [key_file, key, agent, password]
+                .into_iter()
+                .flatten()
+                .collect(),
+            host_key,
+        })
+    }
+}
+
+fn expand_home(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), std::env::home_dir()) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => PathBuf::from(path),
+    }
+}
+
+/// A host's VirtualBox.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct VirtualBoxSettings {
+    /// The adapter of the host that VMs are bridged with unless they say otherwise: on Linux the interface's name, on Windows the
+    /// adapter's description. `VBoxManage list bridgedifs` shows them. Left out, adapters that do not say get NAT.
+    pub bridged_adapter: Attr<String>,
+    /// Where VBoxManage is, if it is neither on PATH nor where VirtualBox installs it.
+    pub vboxmanage: Attr<String>,
+}
+
+impl VirtualBoxSettings {
+    fn to_options(&self) -> Options {
+        Options {
+            vboxmanage: self.vboxmanage.known().cloned(),
+            default_attachment: match self.bridged_adapter.known() {
+                Some(name) => Attachment::Bridged(name.clone()),
+                None => Attachment::Nat,
+            },
+        }
+    }
 }
 
 /// A lab: a network of its own on the machine that runs Terraform, with containers for VMs.
@@ -157,22 +319,44 @@ pub fn validate(config: &Config, diagnostics: &mut Diagnostics) {
             settings.validate(&at.child("lab"), diagnostics);
         }
         match host.engine.as_str() {
-            None | Some("lab") => {}
-            Some("virtualbox") => complain(
-                diagnostics,
-                at.child("engine"),
-                "The virtualbox engine is not in this version",
-                format!(
-                    "hosts[{name:?}].engine is \"virtualbox\". This version of the provider supports engine = \"lab\" only."
-                ),
-            ),
+            None => {}
+            Some("lab") => {
+                for (attribute, is_set) in [
+                    ("ssh", !host.ssh.is_null()),
+                    ("virtualbox", !host.virtualbox.is_null()),
+                ] {
+                    if is_set {
+                        complain(
+                            diagnostics,
+                            at.child(attribute),
+                            format!("A lab has no {attribute}"),
+                            format!(
+                                "hosts[{name:?}] has engine = \"lab\", which is on the machine that runs Terraform. Leave {attribute} out, or set engine = \"virtualbox\"."
+                            ),
+                        );
+                    }
+                }
+            }
+            Some("virtualbox") => {
+                if let Some(ssh) = host.ssh.known() {
+                    ssh.validate(&at.child("ssh"), diagnostics);
+                }
+                if !host.lab.is_null() {
+                    complain(
+                        diagnostics,
+                        at.child("lab"),
+                        "VirtualBox has no lab",
+                        format!(
+                            "hosts[{name:?}] has engine = \"virtualbox\". Leave lab out, or set engine = \"lab\"."
+                        ),
+                    );
+                }
+            }
             Some(other) => complain(
                 diagnostics,
                 at.child("engine"),
                 format!("{other:?} is not an engine"),
-                format!(
-                    "hosts[{name:?}].engine must be \"lab\": it is the engine that this version supports."
-                ),
+                format!("hosts[{name:?}].engine must be \"virtualbox\" or \"lab\"."),
             ),
         }
     }
@@ -192,12 +376,13 @@ impl Cloud {
         let mut diagnostics = Diagnostics::new();
         validate(config, &mut diagnostics);
         let variable = std::env::var(LAB_VARIABLE).ok();
-        let hosts = engines(config, variable.as_deref(), &mut diagnostics);
+        let ssh = Pool::default();
+        let hosts = engines(config, variable.as_deref(), &ssh, &mut diagnostics);
         diagnostics.into_result()?;
         Ok(Self {
             hosts,
             state_dirs: state_dirs(config),
-            ssh: Pool::default(),
+            ssh,
         })
     }
 
@@ -264,6 +449,7 @@ fn unknown_host<'a>(host: &str, known: impl Iterator<Item = &'a String>, at: Pat
 fn engines(
     config: &Config,
     variable: Option<&str>,
+    pool: &Pool,
     diagnostics: &mut Diagnostics,
 ) -> Option<BTreeMap<String, Arc<dyn Engine>>> {
     let hosts = config.hosts.known()?;
@@ -275,9 +461,15 @@ fn engines(
     };
     let mut labs: BTreeMap<String, (LabConfig, SharedLab, &str)> = BTreeMap::new();
     let mut engines: BTreeMap<String, Arc<dyn Engine>> = BTreeMap::new();
+    let images = Images::default();
     for (name, host) in hosts {
         if host.engine.is_unknown() || host.lab.is_unknown() {
             return None;
+        }
+        if host.engine.as_str() == Some("virtualbox") {
+            let engine = virtualbox_engine(name, host, pool, &images)?;
+            engines.insert(name.clone(), Arc::new(engine));
+            continue;
         }
         let settings = host.lab.known().unwrap_or(&default).or(provider_lab);
         if !settings.is_known() {
@@ -305,6 +497,30 @@ fn engines(
     Some(engines)
 }
 
+/// `None` while something about the host is unknown, or wrong and complained about.
+fn virtualbox_engine(
+    name: &str,
+    host: &Host,
+    pool: &Pool,
+    images: &Images,
+) -> Option<VirtualBoxEngine> {
+    let ssh = match &host.ssh {
+        Attr::Unknown => return None,
+        Attr::Null => None,
+        Attr::Known(ssh) if ssh.is_known() => Some(ssh.to_host()?),
+        Attr::Known(_) => return None,
+    };
+    let options = match &host.virtualbox {
+        Attr::Unknown => return None,
+        Attr::Null => Options::default(),
+        Attr::Known(it) if it.bridged_adapter.is_unknown() || it.vboxmanage.is_unknown() => {
+            return None;
+        }
+        Attr::Known(settings) => settings.to_options(),
+    };
+    Some(VirtualBoxEngine::new(name, ssh, options, pool, images))
+}
+
 fn same_lab(a: &LabConfig, b: &LabConfig) -> bool {
     (&a.gateway, &a.state_dir, &a.run_dir) == (&b.gateway, &b.state_dir, &b.run_dir)
 }
@@ -316,7 +532,7 @@ mod tests {
     fn host(engine: &str) -> Host {
         Host {
             engine: engine.into(),
-            lab: Attr::Null,
+            ..Host::default()
         }
     }
 
@@ -365,16 +581,41 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_this_version_lacks_names_its_host() {
+    fn an_engine_that_there_is_not_names_its_host() {
         assert_eq!(problems(&config([("srv-01", host("lab"))])), [""; 0]);
         assert_eq!(
             problems(&config([
                 ("srv-01", host("virtualbox")),
                 ("srv-02", host("kvm"))
             ])),
+            ["hosts[\"srv-02\"].engine: \"kvm\" is not an engine"]
+        );
+    }
+
+    #[test]
+    fn a_hosts_way_in_is_checked_where_it_stands() {
+        let ssh = HostSsh {
+            address: "10.0.0.5".into(),
+            user: "vbox".into(),
+            host_key: "ssh-ed25519 nonsense".into(),
+            ..HostSsh::default()
+        };
+        let over = |engine: &str, ssh: &HostSsh| Host {
+            ssh: ssh.clone().into(),
+            ..host(engine)
+        };
+        assert_eq!(
+            problems(&config([
+                ("srv-01", over("virtualbox", &ssh)),
+                ("srv-02", over("virtualbox", &HostSsh::default())),
+                ("srv-03", over("lab", &ssh)),
+            ])),
             [
-                "hosts[\"srv-01\"].engine: The virtualbox engine is not in this version",
-                "hosts[\"srv-02\"].engine: \"kvm\" is not an engine",
+                "hosts[\"srv-01\"].ssh.host_key: host_key is not a public key",
+                "hosts[\"srv-01\"].ssh: There is no way to log in",
+                "hosts[\"srv-02\"].ssh.host_key: The host's key is not pinned",
+                "hosts[\"srv-02\"].ssh: There is no way to log in",
+                "hosts[\"srv-03\"].ssh: A lab has no ssh",
             ]
         );
     }
@@ -422,6 +663,7 @@ mod tests {
                 ..LabSettings::default()
             }
             .into(),
+            ..Host::default()
         };
         let error = Cloud::new(&config([("srv-01", host("lab")), ("srv-02", elsewhere)]))
             .err()

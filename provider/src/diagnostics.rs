@@ -39,7 +39,11 @@ pub fn field_path(field: &[String]) -> Path {
             Ok(index) if position > 0 => Step::Index(index),
             _ => Step::Attribute(name.clone()),
         });
-        in_map = position == 0 && matches!(name.as_str(), "disks" | "shared_folders");
+        in_map = match name.as_str() {
+            "disks" | "shared_folders" => position == 0,
+            "port_forwards" => true,
+            _ => false,
+        };
     }
     steps.into_iter().collect()
 }
@@ -113,6 +117,10 @@ mod tests {
             (
                 vec!["seed", "authorized_keys", "0"],
                 path!["seed", "authorized_keys", 0usize],
+            ),
+            (
+                vec!["network_interfaces", "0", "port_forwards", "ssh"],
+                path!["network_interfaces", 0usize, "port_forwards", Key("ssh")],
             ),
         ];
         for (field, expected) in cases {

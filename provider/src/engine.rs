@@ -11,6 +11,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use ondol_virtualbox::command::{
+    Attachment, BootDevice, Chipset, Firmware, Forward, NicModel, Promiscuous, Protocol,
+};
+pub use ondol_virtualbox::spec::{Hardware, StaticNetwork};
 use tokio::io::{AsyncRead, AsyncWrite};
 use uuid::Uuid;
 
@@ -48,8 +52,14 @@ pub fn direct_connector() -> Connector {
 pub struct VmSpec {
     pub name: String,
     pub image: PathBuf,
+    /// Share the image's blocks instead of copying them.
+    pub linked_clone: bool,
     pub cpus: u32,
     pub memory_mib: u64,
+    /// What is left open is not managed.
+    pub hardware: Hardware,
+    /// Size of the disk that the image became; `None` leaves it as it is.
+    pub system_disk_mib: Option<u64>,
     /// Data disks by key, in MiB.
     pub disks: BTreeMap<String, u64>,
     /// In adapter order. Empty means the engine's default: one adapter.
@@ -59,11 +69,17 @@ pub struct VmSpec {
     pub lab: LabFeatures,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetworkInterface {
     /// Name inside the guest.
     pub name: String,
     pub mac_address: Option<String>,
+    /// Where its cable leads. `None`, here and below, is the engine's choice.
+    pub attachment: Option<Attachment>,
+    pub model: Option<NicModel>,
+    pub promiscuous: Option<Promiscuous>,
+    pub cable_connected: Option<bool>,
+    pub port_forwards: BTreeMap<String, Forward>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +95,8 @@ pub struct Seed {
     pub user: String,
     pub authorized_keys: Vec<String>,
     pub sudo: bool,
+    /// Of the first adapter. `None`: the guest asks the network, and has its first-boot address.
+    pub network: Option<StaticNetwork>,
 }
 
 /// Rights that only the lab's containers need; a virtual machine has them by nature.
@@ -123,6 +141,36 @@ pub struct Vm {
     pub mac_addresses: Vec<String>,
     /// Someone's state holds it.
     pub acknowledged: bool,
+    /// Its engine has hardware to configure. One that has not passes over wishes about it, and knows nothing of them afterwards; the
+    /// same holds the other way round for [`LabFeatures`].
+    pub has_hardware: bool,
+}
+
+impl Vm {
+    /// The spec as it was found, with `wish`'s word for what the engine passes over.
+    pub fn spec_beside(&self, wish: &VmSpec) -> VmSpec {
+        let mut spec = self.spec.clone();
+        if self.has_hardware {
+            spec.lab = wish.lab;
+            return spec;
+        }
+        spec.linked_clone = wish.linked_clone;
+        spec.hardware = wish.hardware.clone();
+        spec.system_disk_mib = wish.system_disk_mib;
+        spec.seed.network = wish.seed.network.clone();
+        for (found, wished) in spec
+            .network_interfaces
+            .iter_mut()
+            .zip(&wish.network_interfaces)
+        {
+            *found = NetworkInterface {
+                name: found.name.clone(),
+                mac_address: found.mac_address.clone(),
+                ..wished.clone()
+            };
+        }
+        spec
+    }
 }
 
 /// When a change can take effect.
@@ -201,6 +249,14 @@ pub trait Engine: Send + Sync {
     fn check(&self) -> Act<'_, Result<(), EngineError>>;
     /// Whether this engine can make such a VM. Pure.
     fn validate(&self, spec: &VmSpec) -> Result<(), EngineError>;
+    /// Whether the host has what the VM names: adapters, networks, guest systems. Asked when a VM is planned that does not exist yet.
+    fn check_wish<'a>(&'a self, _: &'a VmSpec) -> Act<'a, Result<(), EngineError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+    /// Whether another seed makes another VM. Where not, it is applied at the next start.
+    fn seed_replaces(&self) -> bool {
+        true
+    }
     fn facts(&self) -> Act<'_, Result<HostFacts, EngineError>>;
     /// `id_or_name`: a UUID, or a name on this host.
     fn observe<'a>(&'a self, id_or_name: &'a str) -> Act<'a, Result<Option<Vm>, EngineError>>;

@@ -10,6 +10,7 @@ pub mod diagnostics;
 pub mod engine;
 pub mod engines;
 pub mod functions;
+pub mod mirror;
 pub mod resources;
 pub mod ssh;
 pub mod topology;
@@ -44,12 +45,16 @@ impl Provider for Ondol {
     fn register(registry: &mut Registry<Cloud>) {
         registry
             .resource::<resources::golden_image::GoldenImageResource>()
+            .resource::<resources::apt_mirror::AptMirrorResource>()
+            .resource::<resources::file_mirror::FileMirrorResource>()
+            .resource::<resources::registry_mirror::RegistryMirrorResource>()
             .resource::<resources::vm::VmResource>()
             .resource::<resources::netplan::NetplanResource>()
             .resource::<resources::ansible_inventory::AnsibleInventoryResource>()
             .data_source::<data::host::HostData>()
             .data_source::<data::vm::VmData>()
             .data_source::<data::vms::VmsData>()
+            .function::<functions::base_packages::BasePackagesFunction>()
             .function::<functions::topology::TopologyFunction>();
     }
 }

@@ -384,11 +384,8 @@ fn bad_input_is_refused_with_the_attribute_named_and_nothing_changed() {
         ),
         (
             "srv-02 = { engine = \"lab\" }",
-            "srv-02 = { engine = \"virtualbox\" }",
-            &[
-                "The virtualbox engine is not in this version",
-                "hosts[\"srv-02\"].engine",
-            ],
+            "srv-02 = { engine = \"kvm\" }",
+            &["\"kvm\" is not an engine", "hosts[\"srv-02\"].engine"],
         ),
         (
             "srv-01 = { engine = \"lab\" }",

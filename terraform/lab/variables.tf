@@ -4,6 +4,18 @@ variable "topology" {
   default     = "../topology.yaml"
 }
 
+variable "packages" {
+  description = "The path of the list of packages that the machines may install."
+  type        = string
+  default     = "../packages.yaml"
+}
+
+variable "mirror_dir" {
+  description = "The directory that the mirror is published in. Labs of this machine share it."
+  type        = string
+  default     = "/var/cache/ondol/mirror"
+}
+
 variable "lab" {
   description = "The lab's name: its network namespace, directories and control groups are named after it."
   type        = string

@@ -1,4 +1,4 @@
-# A Debian image with nginx and an account, built once and kept in /var/cache/ondol.
+# Debian images, built once and kept in /var/cache/ondol: one with nginx and an account for the lab, one that boots for VirtualBox.
 terraform {
   required_version = ">= 1.11"
   required_providers {
@@ -16,6 +16,19 @@ resource "ondol_golden_image" "web" {
   suite    = "bookworm"
   packages = ["nginx-light"]
   users    = [{ name = "deploy", sudo = true }]
+}
+
+# A bootable disk, as an appliance that VirtualBox imports.
+resource "ondol_golden_image" "appliance" {
+  suite   = "bookworm"
+  formats = ["ova"]
+}
+
+output "appliance" {
+  value = {
+    path   = ondol_golden_image.appliance.ova_path
+    sha256 = ondol_golden_image.appliance.ova_sha256
+  }
 }
 
 # Set `checksum` to this to be told when the same recipe would give other packages.

@@ -9,17 +9,17 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use ondol_kit::{Invalid, Module, Notices, TextDiff};
+use ondol_machine::file;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::names::{check_domain_name, check_hostname};
 
 mod hosts;
-mod write;
 
 use hosts::{contradictions, with_hosts};
 
@@ -378,15 +378,16 @@ impl Module for HostIdentity {
         }
         let current = Current {
             running_hostname: self.kernel.hostname()?,
-            static_hostname: read(&self.at("etc/hostname"))?.and_then(|text| {
+            static_hostname: file::read(&self.at("etc/hostname"))?.and_then(|text| {
                 // hostname(5): comments and blank lines do not count.
                 text.lines()
                     .map(str::trim)
                     .find(|line| !line.is_empty() && !line.starts_with('#'))
                     .map(str::to_owned)
             }),
-            hosts: read(&self.at("etc/hosts"))?,
-            machine_id: read(&self.at("etc/machine-id"))?.map(|text| text.trim_end().to_owned()),
+            hosts: file::read(&self.at("etc/hosts"))?,
+            machine_id: file::read(&self.at("etc/machine-id"))?
+                .map(|text| text.trim_end().to_owned()),
             spare_machine_id: new_machine_id().context("make a machine-id")?,
             localtime: match fs::read_link(self.at("etc/localtime")) {
                 Ok(target) => {
@@ -403,7 +404,7 @@ impl Module for HostIdentity {
                 }
                 Err(error) => return Err(error).context("read the link /etc/localtime"),
             },
-            timezone: read(&self.at("etc/timezone"))?.map(|text| text.trim_end().to_owned()),
+            timezone: file::read(&self.at("etc/timezone"))?.map(|text| text.trim_end().to_owned()),
         };
         if let Some(hosts) = desired
             .hosts
@@ -430,16 +431,16 @@ impl Module for HostIdentity {
     fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
         match step {
             Step::SetStaticHostname { name, .. } => {
-                write::file(&self.at("etc/hostname"), &format!("{name}\n"), 0o644)
+                file::write(&self.at("etc/hostname"), &format!("{name}\n"), 0o644)
             }
             Step::SetRunningHostname { name, .. } => self.kernel.set_hostname(name),
-            Step::WriteHosts { text, .. } => write::file(&self.at("etc/hosts"), text, 0o644),
+            Step::WriteHosts { text, .. } => file::write(&self.at("etc/hosts"), text, 0o644),
             Step::SetMachineId { id, .. } => {
-                write::file(&self.at("etc/machine-id"), &format!("{id}\n"), 0o444)?;
+                file::write(&self.at("etc/machine-id"), &format!("{id}\n"), 0o444)?;
                 // Debian links this one to the other; where it is a copy, the two must not differ.
                 let bus = self.at("var/lib/dbus/machine-id");
                 if fs::symlink_metadata(&bus).is_ok_and(|meta| meta.is_file()) {
-                    write::file(&bus, &format!("{id}\n"), 0o444)?;
+                    file::write(&bus, &format!("{id}\n"), 0o444)?;
                 }
                 self.warn(
                     "the machine-id is new: D-Bus, the journal and DHCP keep using the old one until a reboot"
@@ -460,7 +461,7 @@ impl Module for HostIdentity {
                 fs::rename(&new, &link).context("rename to /etc/localtime")
             }
             Step::WriteTimezone { zone, .. } => {
-                write::file(&self.at("etc/timezone"), &format!("{zone}\n"), 0o644)
+                file::write(&self.at("etc/timezone"), &format!("{zone}\n"), 0o644)
             }
         }
     }
@@ -481,15 +482,6 @@ impl Module for HostIdentity {
 
     fn notices(&mut self) -> Notices {
         std::mem::take(&mut self.notices)
-    }
-}
-
-/// `None`: there is no such file.
-fn read(path: &Path) -> anyhow::Result<Option<String>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }
 }
 

@@ -154,11 +154,9 @@ fn options(node: Node<'_>) -> anyhow::Result<Value> {
                 description.push("The value is a secret and is never shown.".to_owned());
             }
             if let Some(choices) = resolved.choices() {
-                description.extend(
-                    choices
-                        .iter()
-                        .filter_map(|(word, text)| Some(format!("V({word}): {}", (*text)?))),
-                );
+                description.extend(choices.iter().filter_map(|(word, text)| {
+                    Some(format!("V({word}): {}", paragraphs((*text)?).join(" ")))
+                }));
             }
             description.extend(keys_of_values(resolved));
             let mut option = Map::new();
@@ -340,6 +338,14 @@ mod tests {
         let text = yaml(&value).expect("the same");
         assert!(text.lines().count() > 6, "{text}");
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
+    }
+
+    #[test]
+    fn a_line_break_in_a_paragraph_means_nothing() {
+        assert_eq!(
+            paragraphs("one\n  two `a\nb`\n\nthree"),
+            ["one two C(a b)", "three"]
+        );
     }
 
     #[test]

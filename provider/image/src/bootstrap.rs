@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use ondol_mirror::apt::sources::Source;
+
+use crate::origin::Origin;
 use crate::recipe::{Recipe, Variant};
-use crate::sources::Source;
 
 /// Where the parts of one build are.
 #[derive(Debug, Clone, Copy)]
@@ -16,12 +18,10 @@ pub(crate) struct Places<'a> {
 
 /// Runs a command so that it and all its children die with the thread that waits for it, and so that no mount of theirs outlives them.
 /// The tools mount /proc and /dev in the new root: a crash would otherwise leave those behind.
-pub(crate) fn contained(argv: Vec<String>) -> Vec<String> {
-    let wrapper = [
-        "setpriv",
-        "--pdeathsig",
-        "KILL",
-        "--",
+/// Who is not root has no mounts to fear for.
+pub(crate) fn contained(argv: Vec<String>, as_root: bool) -> Vec<String> {
+    let dying = ["setpriv", "--pdeathsig", "KILL", "--"];
+    let apart = [
         "unshare",
         "--mount",
         "--propagation",
@@ -32,42 +32,76 @@ pub(crate) fn contained(argv: Vec<String>) -> Vec<String> {
         "--mount-proc",
         "--",
     ];
-    wrapper
+    let apart = if as_root { &apart[..] } else { &[] };
+    dying
         .iter()
+        .chain(apart)
         .map(|&word| word.to_owned())
         .chain(argv)
         .collect()
 }
 
-pub(crate) fn mmdebstrap(
-    recipe: &Recipe,
-    lines: &[String],
-    apt_options: &[String],
-    places: Places<'_>,
-) -> Vec<String> {
-    let debs = quoted(places.debs);
-    let archives = r#""$1"/var/cache/apt/archives"#;
-    let mut argv = vec![
-        "mmdebstrap".to_owned(),
-        "--mode=root".to_owned(),
-        "--format=directory".to_owned(),
-    ];
-    argv.push(format!("--variant={}", variant(recipe.variant)));
-    argv.push("--skip=essential/unlink,download/empty".to_owned());
-    argv.extend(
-        apt_options
-            .iter()
-            .map(|option| format!("--aptopt={option}")),
-    );
-    argv.push(format!("--include={}", included(recipe).join(",")));
-    argv.push(format!(
-        "--setup-hook=mkdir -p {archives} && find {debs} -maxdepth 1 -name '*.deb' -exec ln -t {archives} {{}} +"
-    ));
-    argv.push(format!("--customize-hook=find {archives} -maxdepth 1 -name '*.deb' -exec cp --link --no-clobber -t {debs} {{}} +"));
-    argv.push(String::new());
-    argv.push(places.rootfs.display().to_string());
-    argv.extend(lines.iter().cloned());
-    argv
+/// One call of mmdebstrap.
+#[derive(Debug, Clone)]
+pub(crate) struct Mmdebstrap<'a> {
+    /// Otherwise it works in a user namespace, with the subordinate ids of whoever runs it.
+    pub as_root: bool,
+    /// `directory` or `tar`.
+    pub format: &'static str,
+    pub variant: Variant,
+    pub packages: Vec<&'a str>,
+    /// Scripts for the shell that come when all packages are installed; `$1` is the new root.
+    pub hooks: Vec<String>,
+    pub target: &'a Path,
+}
+
+impl Mmdebstrap<'_> {
+    /// `debs` keeps downloaded packages between builds.
+    pub(crate) fn argv(&self, origin: &Origin, debs: &Path) -> Vec<String> {
+        let debs = quoted(debs);
+        let archives = r#""$1"/var/cache/apt/archives"#;
+        // Hard links where that is possible. From within a namespace of its own it could not write here: there it is copied for it.
+        let (bring, keep) = if self.as_root {
+            (
+                format!("find {debs} -maxdepth 1 -name '*.deb' -exec ln -t {archives} {{}} +"),
+                format!(
+                    "find {archives} -maxdepth 1 -name '*.deb' -exec cp --link --no-clobber -t {debs} {{}} +"
+                ),
+            )
+        } else {
+            (
+                format!("sync-in {debs} /var/cache/apt/archives"),
+                format!("sync-out /var/cache/apt/archives {debs}"),
+            )
+        };
+        let mut argv = vec![
+            "mmdebstrap".to_owned(),
+            format!("--mode={}", if self.as_root { "root" } else { "unshare" }),
+            format!("--format={}", self.format),
+            format!("--variant={}", variant(self.variant)),
+            "--skip=essential/unlink,download/empty".to_owned(),
+        ];
+        argv.extend(
+            origin
+                .apt_options
+                .iter()
+                .map(|option| format!("--aptopt={option}")),
+        );
+        argv.push(format!("--include={}", sorted(&self.packages).join(",")));
+        argv.push(format!("--setup-hook=mkdir -p {archives}"));
+        argv.push(format!("--setup-hook={bring}"));
+        argv.push(format!("--customize-hook={keep}"));
+        argv.extend(
+            self.hooks
+                .iter()
+                .map(|hook| format!("--customize-hook={hook}")),
+        );
+        // The suite is in each line.
+        argv.push(String::new());
+        argv.push(self.target.display().to_string());
+        argv.extend(origin.lines());
+        argv
+    }
 }
 
 /// debootstrap takes one archive only; updates are the business of [`upgrade_script`].
@@ -138,14 +172,19 @@ fn variant(variant: Variant) -> &'static str {
 }
 
 fn included(recipe: &Recipe) -> Vec<&str> {
-    let mut packages: Vec<&str> = recipe.packages.iter().map(String::as_str).collect();
+    let packages: Vec<&str> = recipe.packages.iter().map(String::as_str).collect();
+    sorted(&packages)
+}
+
+fn sorted<'a>(packages: &[&'a str]) -> Vec<&'a str> {
+    let mut packages = packages.to_vec();
     packages.sort_unstable();
     packages.dedup();
     packages
 }
 
 /// A path as one word of the shell.
-fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
@@ -182,7 +221,7 @@ pub(crate) fn fetch_options(text: &str) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::recipe::Distribution;
-    use crate::sources::parse_list;
+    use ondol_mirror::apt::sources::parse_list;
 
     fn places() -> Places<'static> {
         Places {
@@ -200,11 +239,24 @@ mod tests {
 
     #[test]
     fn mmdebstrap_is_given_every_source_and_the_kept_packages() {
-        let lines = [
-            "deb http://m/debian bookworm main".to_owned(),
-            "deb http://m/debian bookworm-updates main".to_owned(),
-        ];
-        insta::assert_snapshot!(mmdebstrap(&recipe(), &lines, &["A \"1\"".to_owned()], places()).join("\n"), @r#"
+        let sources = parse_list(
+            "deb http://m/debian bookworm main\ndeb http://m/debian bookworm-updates main",
+        );
+        let origin = Origin {
+            keys: vec![None; sources.len()],
+            sources,
+            apt_options: vec!["A \"1\"".to_owned()],
+        };
+        let recipe = recipe();
+        let command = Mmdebstrap {
+            as_root: true,
+            format: "directory",
+            variant: recipe.variant,
+            packages: recipe.packages.iter().map(String::as_str).collect(),
+            hooks: Vec::new(),
+            target: places().rootfs,
+        };
+        insta::assert_snapshot!(command.argv(&origin, places().debs).join("\n"), @r#"
         mmdebstrap
         --mode=root
         --format=directory
@@ -212,7 +264,8 @@ mod tests {
         --skip=essential/unlink,download/empty
         --aptopt=A "1"
         --include=curl,sudo
-        --setup-hook=mkdir -p "$1"/var/cache/apt/archives && find '/c/it'\''s/debs' -maxdepth 1 -name '*.deb' -exec ln -t "$1"/var/cache/apt/archives {} +
+        --setup-hook=mkdir -p "$1"/var/cache/apt/archives
+        --setup-hook=find '/c/it'\''s/debs' -maxdepth 1 -name '*.deb' -exec ln -t "$1"/var/cache/apt/archives {} +
         --customize-hook=find "$1"/var/cache/apt/archives -maxdepth 1 -name '*.deb' -exec cp --link --no-clobber -t '/c/it'\''s/debs' {} +
 
         /c/images/.building/rootfs

@@ -27,6 +27,20 @@ pub enum Error {
         "build a root file system: neither mmdebstrap nor debootstrap is installed; run `apt-get install mmdebstrap`"
     )]
     NoBootstrapTool,
+    #[error("mmdebstrap is needed {why} and is not installed; run `apt-get install mmdebstrap`")]
+    NoMmdebstrap { why: String },
+    #[error("bootable disks are made for x86-64 only, and this machine is {architecture}")]
+    Architecture { architecture: &'static str },
+    #[error("disk_size_mib: {size_mib} is not between {smallest_mib} and {largest_mib}")]
+    DiskSize {
+        size_mib: u64,
+        smallest_mib: u64,
+        largest_mib: u64,
+    },
+    #[error("the installed files do not boot: {missing} is missing")]
+    NotBootable { missing: String },
+    #[error("make the root file system: {reason}")]
+    FileSystem { reason: String },
     #[error("{act}: `{tool}` {status}: {output}")]
     Tool {
         act: String,

@@ -65,11 +65,11 @@ pub fn find(cache_dir: &Path, digest: &str) -> Result<Option<Image>> {
     }))
 }
 
-pub(crate) fn write(dir: &Path, manifest: &Manifest) -> Result<()> {
-    let path = dir.join("manifest.json");
+/// On the disk before it returns, so that what it describes is never published without it.
+pub(crate) fn write_json(path: &Path, manifest: &impl Serialize) -> Result<()> {
     let text = serde_json::to_vec_pretty(manifest).expect("a manifest has only string keys");
     let act = || format!("write {}", path.display());
-    let mut file = fs::File::create(&path).map_err(|error| Error::io(act(), error))?;
+    let mut file = fs::File::create(path).map_err(|error| Error::io(act(), error))?;
     file.write_all(&text)
         .and_then(|()| file.sync_all())
         .map_err(|error| Error::io(act(), error))

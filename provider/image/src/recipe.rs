@@ -53,7 +53,17 @@ pub struct Recipe {
     pub packages: Vec<String>,
     #[serde(default)]
     pub users: Vec<User>,
+    /// Where packages come from while the image is built, as deb822 text; this machine's own apt sources if not said. `copy:`, `file:`,
+    /// `http:` and `https:` URIs. A mirror that changes under one URI does not change the digest: name its snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apt_sources: Option<String>,
+    /// What the image itself has in [`IMAGE_SOURCES_PATH`], as deb822 text; no source at all if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_sources: Option<String>,
 }
+
+/// Where [`Recipe::image_sources`] goes, from the image's root.
+pub const IMAGE_SOURCES_PATH: &str = "etc/apt/sources.list.d/ondol.sources";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -98,6 +108,8 @@ impl Recipe {
                 .map(str::to_owned)
                 .collect(),
             users: Vec::new(),
+            apt_sources: None,
+            image_sources: None,
         }
     }
 
@@ -125,6 +137,16 @@ impl Recipe {
                     format!("packages[{index}]"),
                     format!("\"{package}\" is not the name of a package"),
                 );
+            }
+        }
+        for (field, text) in [
+            ("apt_sources", &self.apt_sources),
+            ("image_sources", &self.image_sources),
+        ] {
+            if let Some(text) = text
+                && let Err(reason) = check_sources(text)
+            {
+                return invalid(field.into(), reason);
             }
         }
         let mut seen = BTreeSet::new();
@@ -171,6 +193,10 @@ impl Recipe {
             variant: Variant,
             packages: BTreeSet<&'a str>,
             users: Vec<(&'a str, bool, BTreeSet<&'a str>)>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            apt_sources: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            image_sources: Option<&'a str>,
         }
         let mut users: Vec<_> = self
             .users
@@ -192,10 +218,30 @@ impl Recipe {
             variant: self.variant,
             packages: self.packages.iter().map(String::as_str).collect(),
             users,
+            apt_sources: self.apt_sources.as_deref(),
+            image_sources: self.image_sources.as_deref(),
         };
         let text =
             serde_json::to_vec(&meaning).expect("the meaning of a recipe has only string keys");
-        hex(&Sha256::digest(text))
+        sha256(&text)
+    }
+}
+
+fn check_sources(text: &str) -> Result<(), String> {
+    const SCHEMES: &[&str] = &["copy:/", "file:/", "http://", "https://"];
+    let sources = ondol_mirror::apt::sources::parse_deb822(text);
+    if sources.is_empty() {
+        return Err("has no stanza with Types: deb, URIs and Suites".to_owned());
+    }
+    match sources
+        .iter()
+        .find(|source| !SCHEMES.iter().any(|scheme| source.uri.starts_with(scheme)))
+    {
+        Some(source) => Err(format!(
+            "\"{}\" is not an absolute copy:, file:, http: or https: URI",
+            source.uri
+        )),
+        None => Ok(()),
     }
 }
 
@@ -205,6 +251,11 @@ fn is_word(text: &str, also: &str) -> bool {
         && text
             .chars()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || also.contains(c))
+}
+
+/// In hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -233,6 +284,18 @@ mod tests {
         }
     }
 
+    const SOURCES: &str =
+        "Types: deb\nURIs: copy:/srv/mirror\nSuites: bookworm\nComponents: main\n";
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_recipe_without_sources_keeps_the_digest_it_always_had() {
+        assert_eq!(
+            Recipe::base(Distribution::Debian, "bookworm").digest(),
+            "b36a8000b4d8799ae803ddff3257d8cbac458e7c4f534ee9890fff95f996ae2f"
+        );
+    }
+
     #[test]
     fn the_order_of_lists_and_repeated_packages_do_not_change_the_digest() {
         let mut other = recipe();
@@ -246,13 +309,15 @@ mod tests {
     #[test]
     fn each_thing_that_a_recipe_says_changes_the_digest() {
         let base = recipe().digest();
-        let changes: [fn(&mut Recipe); 6] = [
+        let changes: [fn(&mut Recipe); 8] = [
             |r| r.suite = "trixie".into(),
             |r| r.distribution = Distribution::Ubuntu,
             |r| r.variant = Variant::Standard,
             |r| r.packages.push("nginx".into()),
             |r| r.users[0].sudo = false,
             |r| r.users[0].authorized_keys[0] = "ssh-ed25519 BBBB a".into(),
+            |r| r.apt_sources = Some(SOURCES.into()),
+            |r| r.image_sources = Some(SOURCES.into()),
         ];
         for change in changes {
             let mut other = recipe();
@@ -264,9 +329,17 @@ mod tests {
     #[test]
     fn a_bad_recipe_is_refused_with_the_field_named() {
         type Case = (fn(&mut Recipe), &'static str);
-        let cases: [Case; 7] = [
+        let cases: [Case; 9] = [
             (|r| r.suite = "../etc".into(), "suite"),
             (|r| r.packages[1] = "--force".into(), "packages[1]"),
+            (
+                |r| r.apt_sources = Some("deb http://m x main".into()),
+                "apt_sources",
+            ),
+            (
+                |r| r.image_sources = Some(SOURCES.replace("copy:/", "cdrom:")),
+                "image_sources",
+            ),
             (|r| r.packages.retain(|p| p != "sudo"), "users[0].sudo"),
             (|r| r.users[1].name = "Root".into(), "users[1].name"),
             (|r| r.users[1].name = "ondol".into(), "users[1].name"),
@@ -280,6 +353,12 @@ mod tests {
             ),
         ];
         recipe().validate().expect("the base recipe is fine");
+        Recipe {
+            apt_sources: Some(SOURCES.into()),
+            ..recipe()
+        }
+        .validate()
+        .expect("a mirror on the disk is fine");
         for (change, wanted) in cases {
             let mut bad = recipe();
             change(&mut bad);

@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::recipe::{Recipe, User};
+use crate::recipe::{IMAGE_SOURCES_PATH, Recipe, User};
 
 /// Units that do nothing useful in a VM without a console, a way out or a battery of disks, and cost memory or time in each of 40.
 /// No password of an image is set, so that a login prompt would serve nobody. Timers for apt would fight with Ansible over the lock.
@@ -37,10 +37,20 @@ RuntimeMaxUse=8M
 SystemMaxUse=64M
 ";
 
-const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+pub(crate) const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
-const SOURCES_LIST: &str =
+pub(crate) const SOURCES_LIST: &str =
     "# The site's mirror is the only source of packages; it is configured when the VM is.\n";
+
+/// What belongs to one machine or to the build.
+pub(crate) const NOT_IN_AN_IMAGE: &[&str] = &[
+    "etc/resolv.conf",
+    "etc/hostname",
+    "var/lib/dbus/machine-id",
+    "var/lib/systemd/random-seed",
+    "etc/apt/apt.conf.d/99mmdebstrap",
+    "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
+];
 
 /// A command to be run with its root in the new file system.
 pub(crate) struct InRoot {
@@ -49,20 +59,13 @@ pub(crate) struct InRoot {
 }
 
 /// Makes an installed root file system into an image: no identity, no trace of the machine it was built on.
-pub(crate) fn generalise(root: &Path) -> Result<()> {
+pub(crate) fn generalise(root: &Path, recipe: &Recipe) -> Result<()> {
     for name in entries(&root.join("etc/ssh"))? {
         if name.starts_with("ssh_host_") {
             remove(&root.join("etc/ssh").join(name))?;
         }
     }
-    for path in [
-        "etc/resolv.conf",
-        "etc/hostname",
-        "var/lib/dbus/machine-id",
-        "var/lib/systemd/random-seed",
-        "etc/apt/apt.conf.d/99mmdebstrap",
-        "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
-    ] {
+    for path in NOT_IN_AN_IMAGE {
         remove(&root.join(path))?;
     }
     for name in entries(&root.join("etc/apt/sources.list.d"))? {
@@ -72,6 +75,9 @@ pub(crate) fn generalise(root: &Path) -> Result<()> {
     put(root, "etc/machine-id", "")?;
     put(root, "etc/hosts", HOSTS)?;
     put(root, "etc/apt/sources.list", SOURCES_LIST)?;
+    if let Some(text) = &recipe.image_sources {
+        put(root, IMAGE_SOURCES_PATH, &with_end(text))?;
+    }
     // Nothing in /usr is newer than what was made from it: spares each first boot the work of ConditionNeedsUpdate=.
     put(root, "etc/.updated", "")?;
     put(root, "var/.updated", "")?;
@@ -128,11 +134,7 @@ pub(crate) fn put_user_files(root: &Path, user: &User) -> Result<Vec<InRoot>> {
     let mut commands = Vec::new();
     if user.sudo && user.name != "root" {
         let path = format!("etc/sudoers.d/90-{}", user.name);
-        put(
-            root,
-            &path,
-            &format!("{} ALL=(ALL:ALL) NOPASSWD:ALL\n", user.name),
-        )?;
+        put(root, &path, &sudo_rule(user))?;
         mode(&root.join(&path), 0o440)?;
         commands.push(InRoot {
             act: format!("check the sudo rule of user \"{}\"", user.name),
@@ -150,7 +152,7 @@ pub(crate) fn put_user_files(root: &Path, user: &User) -> Result<Vec<InRoot>> {
         put(
             root,
             &format!("{home}/.ssh/authorized_keys"),
-            &(user.authorized_keys.join("\n") + "\n"),
+            &authorized_keys(user),
         )?;
         mode(&root.join(&home).join(".ssh"), 0o700)?;
         mode(&root.join(&home).join(".ssh/authorized_keys"), 0o600)?;
@@ -167,6 +169,19 @@ pub(crate) fn put_user_files(root: &Path, user: &User) -> Result<Vec<InRoot>> {
         });
     }
     Ok(commands)
+}
+
+pub(crate) fn sudo_rule(user: &User) -> String {
+    format!("{} ALL=(ALL:ALL) NOPASSWD:ALL\n", user.name)
+}
+
+pub(crate) fn authorized_keys(user: &User) -> String {
+    user.authorized_keys.join("\n") + "\n"
+}
+
+/// A text file ends with an end of line.
+pub(crate) fn with_end(text: &str) -> String {
+    format!("{}\n", text.trim_end_matches('\n'))
 }
 
 fn put(root: &Path, path: &str, text: &str) -> Result<()> {

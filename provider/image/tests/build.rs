@@ -1,12 +1,14 @@
-//! Real builds from this machine's apt sources. They need root, mmdebstrap and the machine's mirror.
+//! Real builds from this machine's apt sources, and from a mirror in a directory. They need root, mmdebstrap and the machine's mirror.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
-use ondol_image::{DEFAULT_CACHE_DIR, Distribution, Error, Recipe, User, build};
+use ondol_image::{DEFAULT_CACHE_DIR, Distribution, Error, Image, Recipe, User, build};
+use sha2::{Digest, Sha256};
 
 fn quiet(_: ondol_image::Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
@@ -109,6 +111,91 @@ fn users_get_their_keys_and_sudo_and_no_password() {
         );
     }
     assert!(!image.rootfs.join("etc/sudoers.d/90-plain").exists());
+}
+
+#[test]
+fn an_image_is_built_from_a_mirror_in_a_directory_without_any_network() {
+    // Its packages are in the shared cache afterwards.
+    let base = Recipe::base(Distribution::Debian, "bookworm");
+    build(&base, Path::new(DEFAULT_CACHE_DIR), &mut quiet).expect("the image builds");
+    let cache = tempfile::tempdir_in(DEFAULT_CACHE_DIR).expect("a directory in the cache");
+    let mirror = cache.path().join("mirror");
+    publish(&Path::new(DEFAULT_CACHE_DIR).join("debs"), &mirror);
+
+    let sources = "Types: deb\nURIs: http://mirror.example/apt\nSuites: bookworm\nComponents: main";
+    let recipe = Recipe {
+        apt_sources: Some(format!(
+            "Types: deb\nURIs: file:{}/current\nSuites: bookworm\nComponents: main\nTrusted: yes\n",
+            mirror.display()
+        )),
+        image_sources: Some(sources.into()),
+        ..small()
+    };
+    let image = without_network(&recipe, cache.path());
+    assert!(image.manifest.packages.contains_key("sudo"));
+    let read = |path: &str| fs::read_to_string(image.rootfs.join(path)).expect("readable");
+    assert_eq!(
+        read("etc/apt/sources.list.d/ondol.sources"),
+        format!("{sources}\n")
+    );
+    assert!(!read("etc/apt/sources.list").contains("deb "));
+    let kept = fs::read_dir(cache.path().join("debs")).expect("the cache of packages");
+    assert!(kept.count() > 50, "packages came by way of apt");
+}
+
+/// A thread can leave the machine's network for one of its own, in which there is nothing; so do the commands that it runs.
+fn without_network(recipe: &Recipe, cache: &Path) -> Image {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root may");
+            build(recipe, cache, &mut quiet).expect("the image builds")
+        });
+        thread.join().expect("no panic")
+    })
+}
+
+/// A mirror as a program that knows nothing of ours would make it: all packages of `debs` in one suite, behind a link.
+fn publish(debs: &Path, mirror: &Path) {
+    let snapshot = mirror.join("snapshots/1");
+    let index = snapshot.join("dists/bookworm/main/binary-amd64");
+    fs::create_dir_all(&index).expect("writable");
+    fs::create_dir_all(snapshot.join("pool")).expect("writable");
+    let mut packages = String::new();
+    for entry in fs::read_dir(debs).expect("the cache of packages").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.ends_with(".deb") {
+            continue;
+        }
+        fs::hard_link(entry.path(), snapshot.join("pool").join(&name)).expect("one file system");
+        let control = Command::new("dpkg-deb")
+            .arg("--field")
+            .arg(entry.path())
+            .output()
+            .expect("dpkg-deb is part of dpkg");
+        let content = fs::read(entry.path()).expect("readable");
+        packages += &format!(
+            "{}Filename: pool/{name}\nSize: {}\nSHA256: {}\n\n",
+            String::from_utf8_lossy(&control.stdout),
+            content.len(),
+            sha256(&content)
+        );
+    }
+    fs::write(index.join("Packages"), &packages).expect("writable");
+    let release = format!(
+        "Origin: Test\nSuite: bookworm\nCodename: bookworm\nDate: Sat, 01 Jan 2022 00:00:00 UTC\nArchitectures: amd64\n\
+         Components: main\nSHA256:\n {} {} main/binary-amd64/Packages\n",
+        sha256(packages.as_bytes()),
+        packages.len()
+    );
+    fs::write(snapshot.join("dists/bookworm/Release"), release).expect("writable");
+    std::os::unix::fs::symlink("snapshots/1", mirror.join("current")).expect("writable");
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[test]

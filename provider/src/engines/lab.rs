@@ -13,8 +13,8 @@ use std::time::Duration;
 use ondol_lab as lab;
 
 use crate::engine::{
-    Act, BoxStream, Change, Connector, Engine, EngineError, HostFacts, Impact, LabFeatures,
-    NetworkInterface, PowerState, Seed, SharedFolder, Vm, VmSpec,
+    Act, BoxStream, Change, Connector, Engine, EngineError, Hardware, HostFacts, Impact,
+    LabFeatures, NetworkInterface, PowerState, Seed, SharedFolder, Vm, VmSpec,
 };
 
 /// What the lab cannot do without, and the Debian package that has it.
@@ -269,6 +269,9 @@ fn from_lab(vm: &lab::Vm) -> Vm {
         spec: VmSpec {
             name: spec.name.clone(),
             image: spec.image.clone(),
+            linked_clone: false,
+            hardware: Hardware::default(),
+            system_disk_mib: None,
             cpus: spec.cpus,
             memory_mib: spec.memory_mib,
             disks: spec
@@ -282,6 +285,7 @@ fn from_lab(vm: &lab::Vm) -> Vm {
                 .map(|interface| NetworkInterface {
                     name: interface.name.clone(),
                     mac_address: interface.mac.clone(),
+                    ..NetworkInterface::default()
                 })
                 .collect(),
             shared_folders: spec
@@ -300,6 +304,7 @@ fn from_lab(vm: &lab::Vm) -> Vm {
                 user: spec.seed.user.clone(),
                 authorized_keys: spec.seed.authorized_keys.clone(),
                 sudo: spec.seed.sudo,
+                network: None,
             },
             lab: LabFeatures {
                 containers: spec.features.containers,
@@ -315,6 +320,7 @@ fn from_lab(vm: &lab::Vm) -> Vm {
         ssh_host_key: vm.ssh_host_key.clone(),
         mac_addresses: vm.macs.clone(),
         acknowledged: vm.acknowledged,
+        has_hardware: false,
     }
 }
 
@@ -619,12 +625,15 @@ mod tests {
         let spec = VmSpec {
             name: "web-01".to_owned(),
             image: "/images/x".into(),
+            linked_clone: false,
+            hardware: Hardware::default(),
+            system_disk_mib: None,
             cpus: 2,
             memory_mib: 512,
             disks: BTreeMap::from([("data".to_owned(), 1024)]),
             network_interfaces: vec![NetworkInterface {
                 name: "enp0s3".to_owned(),
-                mac_address: None,
+                ..NetworkInterface::default()
             }],
             shared_folders: BTreeMap::from([(
                 "src".to_owned(),
@@ -638,6 +647,7 @@ mod tests {
                 user: "ops".to_owned(),
                 authorized_keys: vec!["ssh-ed25519 AAAA".to_owned()],
                 sudo: false,
+                network: None,
             },
             lab: LabFeatures {
                 containers: true,

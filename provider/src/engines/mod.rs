@@ -1,3 +1,4 @@
 //! The hypervisors. One file each.
 
 pub mod lab;
+pub mod virtualbox;

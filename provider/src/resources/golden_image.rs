@@ -1,13 +1,13 @@
-//! `ondol_golden_image`: one recipe, built into a root file system that every VM starts from.
+//! `ondol_golden_image`: one recipe, built into a root file system that lab VMs start from, an appliance for VirtualBox, or both.
 //!
-//! Building is `ondol_image`'s; here is when, and what Terraform sees of it. The .ova half for VirtualBox is not here yet.
+//! Building is `ondol_image`'s; here is when, and what Terraform sees of it.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path as FilePath, PathBuf};
 use std::time::{Duration, Instant};
 
-use ondol_image::{Distribution, Image, Progress, Recipe, User, Variant};
+use ondol_image::{BootableDisk, DiskSpec, Distribution, Image, Progress, Recipe, User, Variant};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tfplugin::{
@@ -19,7 +19,13 @@ use crate::config::Cloud;
 use crate::diagnostics::sentence;
 use crate::engines::lab;
 
-/// A golden image: a recipe of packages and users, built once from this machine's apt sources and kept in a cache.
+/// A golden image: a recipe of packages and users, built once from this machine's apt sources, or from a mirror, and kept in a cache.
+///
+/// `formats` says what it is built into: a root file system for the lab engine, an appliance (.ova) for VirtualBox, or both. The
+/// appliance's disk boots from BIOS and from EFI, has cloud-init for the first boot and no identity, key or password of its own. It is
+/// made on x86-64 Linux with mmdebstrap, without VirtualBox and without a mount. The same packages give the same bytes; environment
+/// variable SOURCE_DATE_EPOCH sets the newest time on the disk, which otherwise is the date of the newest package. Debian 12 is built and
+/// booted by our tests; Ubuntu 22.04's package names are known, but no disk of it has been built yet.
 ///
 /// Another recipe makes another image beside it, in place: what was made from the one before keeps it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -40,6 +46,18 @@ pub struct Model {
     pub packages: Attr<Set<String>>,
     /// Accounts that every VM has.
     pub users: Attr<Vec<UserModel>>,
+    /// Where packages come from while the image is built, as deb822 text: the machine's own apt sources if not set. URIs may be
+    /// `copy:` or `file:` and the path of a local mirror, which takes no network, or `http:`. The image is built anew when this text
+    /// changes, not when the mirror does: name a snapshot of it. `copy:` and `file:` need mmdebstrap.
+    pub apt_sources: Attr<String>,
+    /// What the image itself has as its only apt source, as deb822 text: none if not set.
+    pub image_sources: Attr<String>,
+    /// What the image is built into: `rootfs`, a directory that lab VMs start from; `ova`, a bootable disk as an appliance.
+    #[schemars(transform = attribute::optional_computed, extend("default" = ["rootfs"]))]
+    pub formats: Attr<Set<Format>>,
+    /// Size of the bootable disk, in MiB. It takes no more room than its content; the first boot grows the root file system to it.
+    #[schemars(transform = attribute::optional_computed, range(min = 2048, max = 2_097_152), extend("default" = DiskSpec::DEFAULT_SIZE_MIB))]
+    pub disk_size_mib: Attr<u64>,
     /// The `content_digest` that the image must have. Another one is an error, and nothing is registered.
     pub checksum: Attr<String>,
     /// Where images are kept.
@@ -54,16 +72,36 @@ pub struct Model {
     /// SHA-256 of what the recipe says. Known while planning.
     #[schemars(transform = attribute::computed)]
     pub digest: Attr<String>,
-    /// The image's root file system. Known while planning.
+    /// The image's root file system, if `formats` has `rootfs`. Known while planning.
     #[schemars(transform = attribute::computed)]
     pub path: Attr<String>,
-    /// `sha256:` and the digest of the names and versions of the packages installed.
+    /// The appliance, if `formats` has `ova`. Known while planning.
+    #[schemars(transform = attribute::computed)]
+    pub ova_path: Attr<String>,
+    /// Hexadecimal SHA-256 of the appliance.
+    #[schemars(transform = attribute::computed)]
+    pub ova_sha256: Attr<String>,
+    /// The appliance's disk by itself, a stream-optimised VMDK, which QEMU reads too. Known while planning.
+    #[schemars(transform = attribute::computed)]
+    pub disk_path: Attr<String>,
+    /// `sha256:` and the digest of the names and versions of the packages installed: in the root file system, or in the bootable disk
+    /// if that is all there is.
     #[schemars(transform = attribute::computed)]
     pub content_digest: Attr<String>,
-    /// How many packages are installed.
+    /// How many packages are installed, counted where `content_digest` is taken.
     #[schemars(transform = attribute::computed)]
     pub package_count: Attr<u64>,
     pub timeouts: Attr<Timeouts>,
+}
+
+/// What an image is built into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// A directory that lab VMs start from.
+    Rootfs,
+    /// A bootable disk as an appliance.
+    Ova,
 }
 
 /// An account.
@@ -86,6 +124,8 @@ impl Model {
             || self.users.is_unknown()
             || self.distribution.is_unknown()
             || self.variant.is_unknown()
+            || self.apt_sources.is_unknown()
+            || self.image_sources.is_unknown()
         {
             return None;
         }
@@ -95,6 +135,8 @@ impl Model {
         recipe
             .packages
             .extend(self.packages.known().into_iter().flatten().cloned());
+        recipe.apt_sources = self.apt_sources.known().cloned();
+        recipe.image_sources = self.image_sources.known().cloned();
         for user in self.users.known().into_iter().flatten() {
             if user.sudo.is_unknown() || user.authorized_keys.is_unknown() {
                 return None;
@@ -113,22 +155,88 @@ impl Model {
         Some(recipe)
     }
 
+    /// `None` while it is unknown.
+    fn wants(&self, format: Format) -> Option<bool> {
+        if self.formats.is_unknown() {
+            return None;
+        }
+        // A state from before there were formats had the root file system.
+        Some(match self.formats.known() {
+            Some(formats) => formats.iter().any(|wanted| *wanted == format),
+            None => format == Format::Rootfs,
+        })
+    }
+
+    /// The bootable disk; `None` while it is unknown.
+    fn disk(&self) -> Option<DiskSpec> {
+        (!self.disk_size_mib.is_unknown())
+            .then(|| DiskSpec::new(self.disk_size_mib.unwrap_or(DiskSpec::DEFAULT_SIZE_MIB)))
+    }
+
     fn cache_dir(&self) -> Option<PathBuf> {
         self.cache_dir.known().map(PathBuf::from)
     }
 
-    fn with_image(mut self, image: &Image) -> Self {
-        self.id = image.digest.clone().into();
-        self.digest = image.digest.clone().into();
-        self.path = image.rootfs.display().to_string().into();
-        self.content_digest = content(image).into();
-        self.package_count = (image.package_count as u64).into();
+    fn with(mut self, built: &Built) -> Self {
+        if let Some(image) = &built.image {
+            self.path = image.rootfs.display().to_string().into();
+        }
+        if let Some(disk) = &built.disk {
+            self.ova_path = disk.ova.display().to_string().into();
+            self.ova_sha256 = disk.manifest.ova_sha256.clone().into();
+            self.disk_path = disk.vmdk.display().to_string().into();
+        }
+        if let Some((content_digest, package_count)) = built.content() {
+            self.content_digest = content_digest.into();
+            self.package_count = package_count.into();
+        }
         self
     }
 }
 
-fn content(image: &Image) -> String {
-    format!("sha256:{}", image.content_digest)
+/// What of an image is in the cache; all that is asked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Built {
+    image: Option<Image>,
+    disk: Option<BootableDisk>,
+}
+
+impl Built {
+    /// Content digest and number of packages.
+    fn content(&self) -> Option<(String, u64)> {
+        let of = |digest: &str, count: usize| (format!("sha256:{digest}"), count as u64);
+        match (&self.image, &self.disk) {
+            (Some(image), _) => Some(of(&image.content_digest, image.package_count)),
+            (None, Some(disk)) => Some(of(
+                &disk.manifest.content_digest,
+                disk.manifest.packages.len(),
+            )),
+            (None, None) => None,
+        }
+    }
+
+    /// `None` unless everything that the model asks for is there, or while that is unknown.
+    fn find(model: &Model) -> Result<Option<Self>, Diagnostic> {
+        let (Some(cache_dir), Some(recipe), Some(spec), Some(rootfs), Some(ova)) = (
+            model.cache_dir(),
+            model.recipe(),
+            model.disk(),
+            model.wants(Format::Rootfs),
+            model.wants(Format::Ova),
+        ) else {
+            return Ok(None);
+        };
+        let mut built = Self::default();
+        if rootfs {
+            built.image = ondol_image::find(&cache_dir, &recipe.digest())
+                .map_err(|error| image_error(&error))?;
+        }
+        if ova {
+            built.disk = ondol_image::find_disk(&cache_dir, &spec.digest(&recipe))
+                .map_err(|error| image_error(&error))?;
+        }
+        Ok((built.image.is_some() == rootfs && built.disk.is_some() == ova).then_some(built))
+    }
 }
 
 fn image_path(cache_dir: &FilePath, digest: &str) -> PathBuf {
@@ -161,6 +269,13 @@ impl Resource for GoldenImageResource {
                 "Write \"sha256:\" and 64 hexadecimal digits, as content_digest shows them.",
             );
         }
+        if config.formats.known().is_some_and(Set::is_empty) {
+            diagnostics.error(
+                path!["formats"],
+                "formats is empty",
+                "Write what the image is to be built into: \"rootfs\", \"ova\" or both.",
+            );
+        }
         if let Some(directory) = config.cache_dir.known()
             && !directory.starts_with('/')
         {
@@ -188,15 +303,9 @@ impl Resource for GoldenImageResource {
         _: &Model,
     ) -> Result<Planned<Model>, Diagnostics> {
         // An image that the cache has needs no guessing.
-        if let (Some(cache_dir), Some(digest)) =
-            (planned.model.cache_dir(), planned.model.digest.known())
-        {
-            let found =
-                ondol_image::find(&cache_dir, digest).map_err(|error| image_error(&error))?;
-            if let Some(image) = found {
-                check(&planned.model, &content(&image))?;
-                planned.model = planned.model.with_image(&image);
-            }
+        if let Some(built) = Built::find(&planned.model)? {
+            check(&planned.model, &built)?;
+            planned.model = planned.model.with(&built);
         }
         Ok(planned)
     }
@@ -206,20 +315,27 @@ impl Resource for GoldenImageResource {
         planned: Model,
         _: &Model,
     ) -> Result<Model, Failure<Model>> {
+        let unknown =
+            |what: &str, at: Path| Diagnostic::error(format!("{what} is not known")).at(at);
         let recipe = planned
             .recipe()
-            .ok_or_else(|| Diagnostic::error("The recipe is not known").at(path!["suite"]))?;
-        let cache_dir = PathBuf::from(planned.cache_dir.require(path!["cache_dir"])?);
-        let image = build(cx, recipe, cache_dir).await?;
-        check(&planned, &content(&image))?;
-        Ok(planned.with_image(&image))
+            .ok_or_else(|| unknown("The recipe", path!["suite"]))?;
+        let disk = planned
+            .disk()
+            .ok_or_else(|| unknown("The size of the disk", path!["disk_size_mib"]))?;
+        let order = Order {
+            recipe,
+            cache_dir: PathBuf::from(planned.cache_dir.require(path!["cache_dir"])?),
+            rootfs: planned.wants(Format::Rootfs).unwrap_or(false),
+            disk: planned.wants(Format::Ova).unwrap_or(false).then_some(disk),
+        };
+        let built = build(cx, order).await?;
+        check(&planned, &built)?;
+        Ok(planned.with(&built))
     }
 
     async fn read(_: &Operation<Cloud>, state: Model) -> Result<Option<Model>, Diagnostics> {
-        let cache_dir = PathBuf::from(state.cache_dir.require(path!["cache_dir"])?);
-        let digest = state.digest.require(path!["digest"])?;
-        let found = ondol_image::find(&cache_dir, digest).map_err(|error| image_error(&error))?;
-        Ok(found.map(|image| state.with_image(&image)))
+        Ok(observe(state)?)
     }
 
     /// Never a replacement: that would begin by destroying an image which VMs need. The one before stays in the cache.
@@ -229,16 +345,17 @@ impl Resource for GoldenImageResource {
         planned: Model,
         config: &Model,
     ) -> Result<Model, Failure<Model>> {
-        if prior.path != planned.path {
+        if (&prior.path, &prior.ova_path) != (&planned.path, &planned.ova_path) {
             return Self::create(cx, planned, config).await;
         }
-        check(
+        check_content(
             &planned,
             prior.content_digest.require(path!["content_digest"])?,
         )?;
         Ok(Model {
             content_digest: prior.content_digest,
             package_count: prior.package_count,
+            ova_sha256: prior.ova_sha256,
             ..planned
         })
     }
@@ -249,8 +366,18 @@ impl Resource for GoldenImageResource {
         }
         let cache_dir = PathBuf::from(state.cache_dir.require(path!["cache_dir"])?);
         let directory = image_path(&cache_dir, state.digest.require(path!["digest"])?);
+        // An import copies the disk, so that nothing needs this one afterwards.
+        let disk = state
+            .ova_path
+            .known()
+            .and_then(|ova| FilePath::new(ova).parent());
+        let disk = disk.map(FilePath::to_owned);
         let state_dirs = cx.context().state_dirs();
-        let removal = tokio::task::spawn_blocking(move || purge(&directory, &state_dirs)).await;
+        let removal = tokio::task::spawn_blocking(move || {
+            purge(&directory, &state_dirs)?;
+            disk.map_or(Ok(()), |disk| remove(&disk))
+        })
+        .await;
         removal
             .unwrap_or_else(|error| Err(error.to_string()))
             .map_err(|words| {
@@ -262,38 +389,90 @@ impl Resource for GoldenImageResource {
     }
 }
 
-/// Digest and path follow from the recipe alone; the content only from a build.
+/// Digest and paths follow from the recipe alone; the content only from a build.
 fn plan(prior: Option<&Model>, mut planned: Model) -> Model {
-    let digest = planned.recipe().map(|recipe| recipe.digest());
-    match (&digest, planned.cache_dir()) {
-        (Some(digest), Some(cache_dir)) => {
-            planned.id = digest.clone().into();
-            planned.digest = digest.clone().into();
-            planned.path = image_path(&cache_dir, digest)
-                .join("rootfs")
-                .display()
-                .to_string()
-                .into();
+    let recipe = planned.recipe();
+    let digest: Attr<String> = recipe
+        .as_ref()
+        .map_or(Attr::Unknown, |recipe| recipe.digest().into());
+    planned.id = digest.clone();
+    planned.digest = digest;
+    let shown = |path: PathBuf| Attr::from(path.display().to_string());
+    planned.path = match (planned.wants(Format::Rootfs), planned.cache_dir(), &recipe) {
+        (Some(false), _, _) => Attr::Null,
+        (Some(true), Some(cache_dir), Some(recipe)) => {
+            shown(image_path(&cache_dir, &recipe.digest()).join("rootfs"))
         }
-        _ => {
-            planned.id = Attr::Unknown;
-            planned.digest = Attr::Unknown;
-            planned.path = Attr::Unknown;
+        _ => Attr::Unknown,
+    };
+    (planned.ova_path, planned.disk_path) = match (
+        planned.wants(Format::Ova),
+        planned.cache_dir(),
+        &recipe,
+        planned.disk(),
+    ) {
+        (Some(false), ..) => (Attr::Null, Attr::Null),
+        (Some(true), Some(cache_dir), Some(recipe), Some(disk)) => {
+            let (ova, vmdk) = ondol_image::disk_paths(&cache_dir, recipe, &disk.digest(recipe));
+            (shown(ova), shown(vmdk))
         }
-    }
+        _ => (Attr::Unknown, Attr::Unknown),
+    };
     // The same recipe may have become something else in another cache.
-    let same = |prior: &&Model| prior.path.known().is_some() && prior.path == planned.path;
-    if let Some(prior) = prior.filter(same) {
-        planned.content_digest = prior.content_digest.clone();
-        planned.package_count = prior.package_count;
-    } else {
-        planned.content_digest = Attr::Unknown;
-        planned.package_count = Attr::Unknown;
-    }
+    let same = |path: fn(&Model) -> &Attr<String>| {
+        let here = path(&planned);
+        prior.filter(|prior| here.known().is_some() && path(prior) == here)
+    };
+    let same_ova = same(|model| &model.ova_path);
+    let same_content = match planned.wants(Format::Rootfs) {
+        Some(true) => same(|model| &model.path),
+        // Beside a root file system the content was that one's.
+        _ => same_ova.filter(|prior| prior.path.known().is_none()),
+    };
+    planned.ova_sha256 = match (planned.wants(Format::Ova), same_ova) {
+        (Some(false), _) => Attr::Null,
+        (_, Some(prior)) => prior.ova_sha256.clone(),
+        _ => Attr::Unknown,
+    };
+    (planned.content_digest, planned.package_count) = same_content
+        .map_or((Attr::Unknown, Attr::Unknown), |prior| {
+            (prior.content_digest.clone(), prior.package_count)
+        });
     planned
 }
 
-fn check(model: &Model, found: &str) -> Result<(), Diagnostic> {
+/// Gone if any of what the state has is gone: then it is made again.
+fn observe(state: Model) -> Result<Option<Model>, Diagnostic> {
+    let cache_dir = PathBuf::from(state.cache_dir.require(path!["cache_dir"])?);
+    let mut built = Built::default();
+    if state.path.known().is_some() {
+        let digest = state.digest.require(path!["digest"])?;
+        built.image = ondol_image::find(&cache_dir, digest).map_err(|error| image_error(&error))?;
+        if built.image.is_none() {
+            return Ok(None);
+        }
+    }
+    if let Some(ova) = state.ova_path.known() {
+        let digest = FilePath::new(ova)
+            .parent()
+            .and_then(FilePath::file_name)
+            .map(|name| name.to_string_lossy().into_owned());
+        built.disk = ondol_image::find_disk(&cache_dir, &digest.unwrap_or_default())
+            .map_err(|error| image_error(&error))?;
+        if built.disk.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(state.with(&built)))
+}
+
+fn check(model: &Model, built: &Built) -> Result<(), Diagnostic> {
+    built
+        .content()
+        .map_or(Ok(()), |(found, _)| check_content(model, &found))
+}
+
+fn check_content(model: &Model, found: &str) -> Result<(), Diagnostic> {
     let Some(pinned) = model.checksum.known() else {
         return Ok(());
     };
@@ -332,6 +511,14 @@ fn image_error(error: &ondol_image::Error) -> Diagnostic {
                 .detail(detail)
                 .at(path!["suite"])
         }
+        ondol_image::Error::DiskSize { .. } => Diagnostic::error("The disk cannot have this size")
+            .detail(detail)
+            .at(path!["disk_size_mib"]),
+        ondol_image::Error::Architecture { .. } => {
+            Diagnostic::error("A bootable disk cannot be made here")
+                .detail(detail)
+                .at(path!["formats"])
+        }
         _ => Diagnostic::error("The golden image could not be made").detail(detail),
     }
 }
@@ -352,15 +539,42 @@ fn recipe_path(field: &str) -> Path {
     at
 }
 
-/// Builds on a blocking thread, which asks several times a second whether to go on.
-async fn build(
-    cx: &Operation<Cloud>,
+/// What is to be built.
+struct Order {
     recipe: Recipe,
     cache_dir: PathBuf,
-) -> Result<Image, Diagnostic> {
+    rootfs: bool,
+    disk: Option<DiskSpec>,
+}
+
+impl Order {
+    fn build(
+        &self,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> ondol_image::Result<Built> {
+        let image = if self.rootfs {
+            Some(ondol_image::build(&self.recipe, &self.cache_dir, progress)?)
+        } else {
+            None
+        };
+        let disk = match &self.disk {
+            Some(disk) => Some(ondol_image::build_disk(
+                &self.recipe,
+                disk,
+                &self.cache_dir,
+                progress,
+            )?),
+            None => None,
+        };
+        Ok(Built { image, disk })
+    }
+}
+
+/// Builds on a blocking thread, which asks several times a second whether to go on.
+async fn build(cx: &Operation<Cloud>, order: Order) -> Result<Built, Diagnostic> {
     let (stop, deadline): (CancellationToken, Option<Instant>) = (cx.stop().clone(), cx.deadline());
     let task = tokio::task::spawn_blocking(move || {
-        ondol_image::build(&recipe, &cache_dir, &mut |progress: Progress| {
+        order.build(&mut |progress: Progress| {
             if let Some(news) = progress.news {
                 tracing::info!(seconds = progress.elapsed.as_secs(), "golden image: {news}");
             }
@@ -372,7 +586,7 @@ async fn build(
         })
     });
     match task.await {
-        Ok(Ok(image)) => Ok(image),
+        Ok(Ok(built)) => Ok(built),
         Ok(Err(ondol_image::Error::Cancelled { .. })) => {
             cx.sleep(Duration::ZERO).await?;
             Err(Diagnostic::error(
@@ -417,6 +631,10 @@ fn purge(directory: &FilePath, state_dirs: &BTreeSet<PathBuf>) -> Result<(), Str
             directory.display()
         ));
     }
+    remove(directory)
+}
+
+fn remove(directory: &FilePath) -> Result<(), String> {
     match std::fs::remove_dir_all(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(format!("remove {}: {error}", directory.display()))
@@ -441,6 +659,8 @@ mod tests {
             packages: Set(vec!["nginx".to_owned()]).into(),
             cache_dir: "/cache".into(),
             purge_on_destroy: false.into(),
+            formats: Set(vec![Format::Rootfs]).into(),
+            disk_size_mib: DiskSpec::DEFAULT_SIZE_MIB.into(),
             ..Model::default()
         }
     }
@@ -530,14 +750,129 @@ mod tests {
         );
     }
 
+    fn appliance() -> Model {
+        Model {
+            formats: Set(vec![Format::Ova]).into(),
+            disk_size_mib: 4096.into(),
+            ..model()
+        }
+    }
+
+    #[test]
+    fn an_image_has_the_paths_of_the_formats_asked_for() {
+        let rootfs = plan(None, model());
+        assert_eq!(
+            (&rootfs.ova_path, &rootfs.ova_sha256, &rootfs.disk_path),
+            (&Attr::Null, &Attr::Null, &Attr::Null)
+        );
+        let ova = plan(None, appliance());
+        assert_eq!(ova.path, Attr::Null);
+        let path = ova.ova_path.as_str().unwrap();
+        assert!(
+            path.starts_with("/cache/disks/") && path.ends_with("/ondol-debian-bookworm.ova"),
+            "{path}"
+        );
+        assert_eq!(ova.disk_path, path.replace(".ova", ".vmdk").into());
+        assert_eq!(
+            (&ova.ova_sha256, &ova.package_count),
+            (&Attr::Unknown, &Attr::Unknown)
+        );
+
+        let both = Set(vec![Format::Ova, Format::Rootfs]);
+        let both = plan(
+            None,
+            Model {
+                formats: both.into(),
+                ..appliance()
+            },
+        );
+        assert_eq!(
+            (both.path, both.ova_path),
+            (rootfs.path, ova.ova_path.clone())
+        );
+        let larger = plan(
+            None,
+            Model {
+                disk_size_mib: 8192.into(),
+                ..appliance()
+            },
+        );
+        assert_eq!(larger.digest, ova.digest);
+        assert_ne!(larger.ova_path, ova.ova_path);
+        let unknown = plan(
+            None,
+            Model {
+                formats: Attr::Unknown,
+                ..appliance()
+            },
+        );
+        assert_eq!(
+            (unknown.path, unknown.ova_path, unknown.ova_sha256),
+            (Attr::Unknown, Attr::Unknown, Attr::Unknown)
+        );
+    }
+
+    #[test]
+    fn what_is_known_of_an_appliance_stays_known() {
+        let prior = Model {
+            ova_sha256: "0a".into(),
+            content_digest: "sha256:aa".into(),
+            package_count: 9.into(),
+            ..plan(None, appliance())
+        };
+        assert_eq!(plan(Some(&prior), appliance()), prior);
+        // Beside a root file system the content digest is that one's, which nobody has seen yet.
+        let both = Set(vec![Format::Ova, Format::Rootfs]);
+        let both = plan(
+            Some(&prior),
+            Model {
+                formats: both.into(),
+                ..appliance()
+            },
+        );
+        assert_eq!(
+            (both.ova_sha256, both.content_digest),
+            ("0a".into(), Attr::Unknown)
+        );
+    }
+
+    #[test]
+    fn sources_are_part_of_the_recipe() {
+        let sources = "Types: deb\nURIs: copy:/srv/mirror\nSuites: bookworm\nComponents: main\n";
+        let own = plan(
+            None,
+            Model {
+                apt_sources: sources.into(),
+                ..model()
+            },
+        );
+        assert_ne!(own.digest, plan(None, model()).digest);
+        let unknown = plan(
+            None,
+            Model {
+                image_sources: Attr::Unknown,
+                ..model()
+            },
+        );
+        assert_eq!(unknown.digest, Attr::Unknown);
+        let mut diagnostics = Diagnostics::new();
+        let wrong = Model {
+            apt_sources: "deb http://m bookworm main".into(),
+            ..model()
+        };
+        GoldenImageResource::validate(&wrong, &mut diagnostics);
+        let paths: Vec<String> = diagnostics.iter().map(|d| d.path.to_string()).collect();
+        assert_eq!(paths, ["apt_sources"]);
+    }
+
     #[test]
     fn a_wrong_pin_names_both_digests() {
         let pinned = Model {
             checksum: "sha256:AB".into(),
             ..model()
         };
-        assert_eq!(check(&pinned, "sha256:ab"), Ok(()));
-        let error = check(&pinned, "sha256:cd").unwrap_err();
+        assert_eq!(check_content(&pinned, "sha256:ab"), Ok(()));
+        let error = check_content(&pinned, "sha256:cd").unwrap_err();
         assert_eq!(error.path, path!["checksum"]);
         assert!(
             error.detail.contains("sha256:AB") && error.detail.contains("sha256:cd"),
@@ -555,13 +890,14 @@ mod tests {
         }]
         .into();
         wrong.checksum = "md5:1".into();
+        wrong.formats = Set(Vec::new()).into();
         let mut diagnostics = Diagnostics::new();
         GoldenImageResource::validate(&wrong, &mut diagnostics);
         let paths: Vec<String> = diagnostics
             .iter()
             .map(|diagnostic| diagnostic.path.to_string())
             .collect();
-        assert_eq!(paths, ["users[0].name", "checksum"]);
+        assert_eq!(paths, ["users[0].name", "checksum", "formats"]);
         assert_eq!(recipe_path("packages[3]"), path!["packages"]);
         assert_eq!(
             recipe_path("users[1].authorized_keys[0]"),

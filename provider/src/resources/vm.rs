@@ -4,7 +4,7 @@
 //! included, is not its concern: that is `ondol_netplan`'s and Ansible's.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,8 +21,9 @@ use tokio::io::AsyncReadExt as _;
 use crate::config::Cloud;
 use crate::diagnostics;
 use crate::engine::{
-    Change, Engine, Impact, LabFeatures, NetworkInterface, PowerState, Seed, SharedFolder, Vm,
-    VmSpec,
+    Attachment, BootDevice, Change, Chipset, Engine, Firmware, Forward, Hardware, Impact,
+    LabFeatures, NetworkInterface, NicModel, PowerState, Promiscuous, Protocol, Seed, SharedFolder,
+    StaticNetwork, Vm, VmSpec,
 };
 use crate::topology::bad_label;
 
@@ -45,7 +46,8 @@ pub struct Model {
     /// The VM's name and host name: a DNS label.
     #[schemars(transform = attribute::required, transform = attribute::requires_replace)]
     pub name: Attr<String>,
-    /// The image that a new VM's disk starts from, `path` of an `ondol_golden_image`. An existing VM keeps its disk: another
+    /// The image that a new VM's disk starts from: `path` of an `ondol_golden_image`, and with VirtualBox an .ova, .vmdk, .vdi or .vhd
+    /// on the machine that runs Terraform, which is brought to the host once and kept there by its checksum. An existing VM keeps its disk: another
     /// image is only noted, and is used once the VM is made anew (`terraform apply -replace`, or `replace_on_image_change`).
     /// `disk_image` says which one its disk was made from.
     #[schemars(transform = attribute::required)]
@@ -59,13 +61,36 @@ pub struct Model {
     /// Memory in MiB.
     #[schemars(transform = attribute::required)]
     pub memory_mib: Attr<u64>,
+    /// VirtualBox's identifier of the guest system, from `VBoxManage list ostypes`. Default: `Linux_64`. Like all hardware of a virtual
+    /// machine, the lab passes over it; left out, a VM's present value is left alone.
+    pub os_type: Attr<String>,
+    /// What starts the guest: `bios`, `efi`, `efi32` or `efi64`.
+    pub firmware: Attr<String>,
+    /// `piix3` or `ich9`.
+    pub chipset: Attr<String>,
+    /// Video memory in MiB.
+    pub vram_mib: Attr<u32>,
+    /// Whether the guest can run virtual machines itself.
+    pub nested_virtualization: Attr<bool>,
+    /// What the guest starts from, in order: up to four of `disk`, `dvd`, `net` and `floppy`.
+    pub boot_order: Attr<Vec<String>>,
+    /// A file on the host that takes what the guest writes to its first serial port; the empty text is a guest without that port.
+    pub serial_file: Attr<String>,
+    /// Whether the host starts the VM when it starts itself. VirtualBox must be set up for it (`autostartdbpath`).
+    pub autostart: Attr<bool>,
+    /// Size in MiB of the disk that the image becomes. It can grow; shrinking is refused. Default: the image's own.
+    pub system_disk_mib: Attr<u64>,
+    /// Share the image's blocks with the host's other VMs instead of copying them. Made once: another value makes another VM.
+    #[schemars(transform = attribute::optional_computed, extend("default" = false))]
+    pub linked_clone: Attr<bool>,
     /// Data disks by key. They can be added and grown; shrinking is refused.
     pub disks: Attr<BTreeMap<String, Disk>>,
     /// Network adapters in order. Default: one, `enp0s3` in the guest.
     pub network_interfaces: Attr<Vec<Interface>>,
     /// Directories of the host that the guest sees, by key.
     pub shared_folders: Attr<BTreeMap<String, Folder>>,
-    /// The account that is made before the first boot. Another seed makes another VM.
+    /// What the guest is told before its first boot. In the lab another seed makes another VM; with VirtualBox the medium is written
+    /// anew and the guest's cloud-init applies it at its next start.
     #[schemars(transform = attribute::required)]
     pub seed: Attr<SeedModel>,
     /// Rights of the lab's containers. A virtual machine has them anyway.
@@ -73,7 +98,7 @@ pub struct Model {
     /// Whether it should run. A VM that was stopped or killed behind Terraform's back is started again.
     #[schemars(transform = attribute::optional_computed, extend("default" = "running"))]
     pub power: Attr<Power>,
-    /// What to wait for after a start: `ssh` waits until the guest's SSH server answers.
+    /// What to wait for after a start: `ip` until the hypervisor knows an address of the guest, `ssh` until its SSH server answers.
     #[schemars(transform = attribute::optional_computed, extend("default" = "none"))]
     pub wait_for: Attr<WaitFor>,
     /// Refuses to destroy or replace the VM.
@@ -111,8 +136,38 @@ pub struct Interface {
     /// Its name in the guest, for example `enp0s3`.
     #[schemars(transform = attribute::required)]
     pub name: Attr<String>,
-    /// Its hardware address. Left out, it is derived from the VM's name.
+    /// Its hardware address. Left out, the engine chooses one.
     pub mac_address: Attr<String>,
+    /// Where its cable leads with VirtualBox: `bridged`, `nat`, `hostonly`, `intnet` or `natnetwork`. Default: bridged with the host's
+    /// `virtualbox.bridged_adapter`, else `nat`.
+    #[serde(rename = "type")]
+    pub kind: Attr<String>,
+    /// The host's adapter or the network that the cable leads to; all types but `nat` need it.
+    pub adapter: Attr<String>,
+    /// The hardware that it imitates: `82540EM`, `82543GC`, `82545EM`, `Am79C970A`, `Am79C973` or `virtio`.
+    pub model: Attr<String>,
+    /// Which packets of others the guest may see: `deny`, `allow-vms` or `allow-all`.
+    pub promiscuous: Attr<String>,
+    /// Whether the cable is plugged in.
+    pub cable_connected: Attr<bool>,
+    /// Ports of the host that lead to the guest, by name; with `nat` only.
+    pub port_forwards: Attr<BTreeMap<String, PortForward>>,
+}
+
+/// A port of the host that leads to one of the guest.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PortForward {
+    /// `tcp` or `udp`.
+    #[schemars(transform = attribute::optional_computed, extend("default" = "tcp"))]
+    pub protocol: Attr<String>,
+    /// The host's address to listen on. Default: all of them.
+    pub host_address: Attr<String>,
+    #[schemars(transform = attribute::required, range(min = 1, max = 65535))]
+    /// Port of the host.
+    pub host_port: Attr<u16>,
+    #[schemars(transform = attribute::required, range(min = 1, max = 65535))]
+    /// Port of the guest.
+    pub guest_port: Attr<u16>,
 }
 
 /// A directory of the host that the guest sees.
@@ -141,6 +196,21 @@ pub struct SeedModel {
     /// Whether the user may become root without a password.
     #[schemars(transform = attribute::optional_computed, extend("default" = true))]
     pub sudo: Attr<bool>,
+    /// The first adapter's network with VirtualBox. Left out, the guest asks a DHCP server and has a first-boot address besides. A final
+    /// address is better given to `ondol_netplan`, which can change it without a restart.
+    pub network: Attr<SeedNetwork>,
+}
+
+/// A guest's first network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SeedNetwork {
+    /// Addresses, each with its prefix length.
+    #[schemars(transform = attribute::required)]
+    pub addresses: Attr<Vec<String>>,
+    /// The way out.
+    pub gateway: Attr<String>,
+    /// DNS servers.
+    pub nameservers: Attr<Vec<String>>,
 }
 
 /// Rights of a container.
@@ -186,6 +256,7 @@ impl From<PowerState> for Power {
 #[serde(rename_all = "lowercase")]
 pub enum WaitFor {
     None,
+    Ip,
     Ssh,
 }
 
@@ -213,16 +284,11 @@ impl Model {
         };
         let interfaces = match &self.network_interfaces {
             Attr::Unknown => return None,
-            interfaces => interfaces.known().into_iter().flatten().map(|interface| {
-                let mac_address = match &interface.mac_address {
-                    Attr::Unknown => return None,
-                    mac_address => mac_address.known().cloned(),
-                };
-                Some(NetworkInterface {
-                    name: interface.name.known()?.clone(),
-                    mac_address,
-                })
-            }),
+            interfaces => interfaces
+                .known()
+                .into_iter()
+                .flatten()
+                .map(Interface::spec),
         };
         let folders = match &self.shared_folders {
             Attr::Unknown => return None,
@@ -247,8 +313,11 @@ impl Model {
         Some(VmSpec {
             name: self.name.known()?.clone(),
             image: PathBuf::from(self.image.known()?),
+            linked_clone: self.linked_clone.unwrap_or(false),
             cpus: self.cpus.unwrap_or(1),
             memory_mib: *self.memory_mib.known()?,
+            hardware: self.hardware()?,
+            system_disk_mib: settled(&self.system_disk_mib)?,
             disks: disks.collect::<Option<_>>()?,
             network_interfaces: interfaces.collect::<Option<_>>()?,
             shared_folders: folders.collect::<Option<_>>()?,
@@ -257,11 +326,113 @@ impl Model {
         })
     }
 
+    /// `None` while something in it is unknown.
+    fn hardware(&self) -> Option<Hardware> {
+        let word = |attribute: &Attr<String>| settled(attribute);
+        Some(Hardware {
+            os_type: word(&self.os_type)?,
+            vram_mib: settled(&self.vram_mib)?,
+            firmware: word(&self.firmware)?
+                .as_deref()
+                .and_then(Firmware::from_word),
+            chipset: word(&self.chipset)?.as_deref().and_then(Chipset::from_word),
+            nested_virtualization: settled(&self.nested_virtualization)?,
+            boot_order: settled(&self.boot_order)?.map(|order| {
+                order
+                    .iter()
+                    .filter_map(|word| BootDevice::from_word(word))
+                    .collect()
+            }),
+            serial_file: word(&self.serial_file)?,
+            autostart: settled(&self.autostart)?,
+        })
+    }
+
+    /// Takes over what was found of the hardware, as far as it is managed.
+    fn observe_hardware(&mut self, found: &VmSpec, before: Option<&VmSpec>) {
+        let hardware = &found.hardware;
+        /// What was left open stays open; what says the same stays as it was written.
+        macro_rules! manage {
+            ($field:ident, $found:expr, $same:expr) => {
+                if !self.$field.is_null() && !$same {
+                    self.$field = $found.into();
+                }
+            };
+        }
+        let wished = before.map(|before| &before.hardware);
+        macro_rules! manage_word {
+            ($field:ident, $show:expr) => {
+                manage!(
+                    $field,
+                    hardware.$field.clone().map($show),
+                    wished.is_some_and(|it| it.$field == hardware.$field)
+                )
+            };
+        }
+        manage_word!(os_type, |it| it);
+        manage_word!(vram_mib, |it| it);
+        manage_word!(firmware, |it| it.word().to_owned());
+        manage_word!(chipset, |it| it.word().to_owned());
+        manage_word!(nested_virtualization, |it| it);
+        manage_word!(serial_file, |it| it);
+        manage_word!(autostart, |it| it);
+        let order = |order: Option<&Vec<BootDevice>>| -> Vec<String> {
+            let devices = order.into_iter().flatten();
+            devices
+                .filter(|device| **device != BootDevice::None)
+                .map(|device| device.word().to_owned())
+                .collect()
+        };
+        let (have, want) = (
+            order(hardware.boot_order.as_ref()),
+            order(wished.and_then(|it| it.boot_order.as_ref())),
+        );
+        manage!(boot_order, have.clone(), have == want);
+        manage!(
+            system_disk_mib,
+            found.system_disk_mib,
+            before.is_some_and(|it| it.system_disk_mib == found.system_disk_mib)
+        );
+        if before.is_none_or(|before| before.linked_clone != found.linked_clone) {
+            self.linked_clone = found.linked_clone.into();
+        }
+    }
+
+    /// Takes over what was found of the adapters, as far as it is managed.
+    fn observe_interfaces(&mut self, found: &[NetworkInterface], before: Option<&VmSpec>) {
+        let wished = before.map(|before| before.network_interfaces.as_slice());
+        let same = wished.is_some_and(|wished| {
+            wished.len() == found.len()
+                && wished
+                    .iter()
+                    .zip(found)
+                    .all(|(wished, found)| agrees(wished, found))
+        });
+        if same {
+            return;
+        }
+        let written = self.network_interfaces.known().cloned().unwrap_or_default();
+        let interfaces: Vec<Interface> = found
+            .iter()
+            .enumerate()
+            .map(|(index, found)| Interface::observed(written.get(index), found))
+            .collect();
+        self.network_interfaces = if interfaces.is_empty() {
+            Attr::Null
+        } else {
+            interfaces.into()
+        };
+    }
+
     /// Takes over what was found. What says the same in other words (`{}` for nothing, a key with a line
     /// break) stays as it was written, so that it is no difference.
     fn observed(mut self, host: &str, vm: &Vm) -> Self {
         let before = self.spec();
-        let found = &vm.spec;
+        let found = &before
+            .as_ref()
+            .map_or_else(|| vm.spec.clone(), |before| vm.spec_beside(before));
+        self.observe_hardware(found, before.as_ref());
+        self.observe_interfaces(&found.network_interfaces, before.as_ref());
         macro_rules! take {
             ($field:ident, $value:expr) => {
                 if before
@@ -290,21 +461,6 @@ impl Model {
                     .collect()
             )
         );
-        take!(network_interfaces, {
-            let interfaces: Vec<Interface> = found
-                .network_interfaces
-                .iter()
-                .map(|interface| Interface {
-                    name: interface.name.clone().into(),
-                    mac_address: interface.mac_address.clone().into(),
-                })
-                .collect();
-            if interfaces.is_empty() {
-                Attr::Null
-            } else {
-                interfaces.into()
-            }
-        });
         take!(
             shared_folders,
             unless_empty(
@@ -321,6 +477,7 @@ impl Model {
                 user: found.seed.user.clone().into(),
                 authorized_keys: found.seed.authorized_keys.clone().into(),
                 sudo: found.seed.sudo.into(),
+                network: found.seed.network.as_ref().map(SeedNetwork::from).into(),
             }
             .into()
         );
@@ -355,6 +512,9 @@ impl Model {
         if self.protected.is_null() {
             self.protected = false.into();
         }
+        if self.linked_clone.is_null() {
+            self.linked_clone = false.into();
+        }
         self
     }
 
@@ -385,7 +545,266 @@ impl SeedModel {
             // A key read with file() ends in a line break.
             authorized_keys: keys.iter().map(|key| key.trim().to_owned()).collect(),
             sudo,
+            network: match settled(&self.network)? {
+                Some(network) => Some(network.spec()?),
+                None => None,
+            },
         })
+    }
+}
+
+impl SeedNetwork {
+    /// `None` while something in it is unknown.
+    fn spec(&self) -> Option<StaticNetwork> {
+        let servers = settled(&self.nameservers)?.unwrap_or_default();
+        Some(StaticNetwork {
+            addresses: self.addresses.known()?.clone(),
+            gateway: settled(&self.gateway)?.and_then(|it| it.parse().ok()),
+            nameservers: servers.iter().filter_map(|it| it.parse().ok()).collect(),
+        })
+    }
+
+    fn validate(&self, at: &tfplugin::Path, diagnostics: &mut Diagnostics) {
+        for (index, address) in self.addresses.known().into_iter().flatten().enumerate() {
+            if address.parse::<ipnet::IpNet>().is_err() {
+                diagnostics::complain(
+                    diagnostics,
+                    at.child("addresses").child(index),
+                    format!("{address:?} is not an address with its prefix length"),
+                    "Write it like \"192.168.10.11/24\".",
+                );
+            }
+        }
+        let servers = self.nameservers.known().into_iter().flatten().enumerate();
+        let servers = servers.map(|(index, server)| (at.child("nameservers").child(index), server));
+        let gateway = self
+            .gateway
+            .known()
+            .map(|gateway| (at.child("gateway"), gateway));
+        for (at, address) in servers.chain(gateway) {
+            if address.parse::<IpAddr>().is_err() {
+                let summary = format!("{address:?} is not an IP address");
+                diagnostics::complain(
+                    diagnostics,
+                    at,
+                    summary,
+                    "Write it without a prefix length.",
+                );
+            }
+        }
+    }
+}
+
+impl From<&StaticNetwork> for SeedNetwork {
+    fn from(network: &StaticNetwork) -> Self {
+        let servers: Vec<String> = network
+            .nameservers
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        Self {
+            addresses: network.addresses.clone().into(),
+            gateway: network.gateway.map(|gateway| gateway.to_string()).into(),
+            nameservers: if servers.is_empty() {
+                Attr::Null
+            } else {
+                servers.into()
+            },
+        }
+    }
+}
+
+/// The value, or nothing where it is left out; `None` while it is unknown.
+fn settled<T: Clone>(attribute: &Attr<T>) -> Option<Option<T>> {
+    match attribute {
+        Attr::Unknown => None,
+        Attr::Null => Some(None),
+        Attr::Known(value) => Some(Some(value.clone())),
+    }
+}
+
+/// Whether an adapter is as it was wished; what the wish leaves open may be anything.
+fn agrees(wished: &NetworkInterface, found: &NetworkInterface) -> bool {
+    fn fits<T: PartialEq>(wished: Option<T>, found: Option<T>) -> bool {
+        wished.is_none() || wished == found
+    }
+    let plain = |mac: &Option<String>| mac.as_deref().map(str::to_ascii_lowercase);
+    wished.name == found.name
+        && fits(plain(&wished.mac_address), plain(&found.mac_address))
+        && fits(wished.attachment.as_ref(), found.attachment.as_ref())
+        && fits(wished.model, found.model)
+        && fits(wished.promiscuous, found.promiscuous)
+        && fits(wished.cable_connected, found.cable_connected)
+        && wished.port_forwards == found.port_forwards
+}
+
+impl Interface {
+    /// `None` while something in it is unknown.
+    fn spec(&self) -> Option<NetworkInterface> {
+        let to = settled(&self.adapter)?.unwrap_or_default();
+        let attachment = settled(&self.kind)?.and_then(|kind| attachment(&kind, to));
+        let forwards = settled(&self.port_forwards)?.unwrap_or_default();
+        let forwards = forwards
+            .iter()
+            .map(|(name, forward)| Some((name.clone(), forward.spec()?)));
+        let word = |attribute: &Attr<String>| settled(attribute);
+        Some(NetworkInterface {
+            name: self.name.known()?.clone(),
+            mac_address: word(&self.mac_address)?,
+            attachment,
+            model: word(&self.model)?.as_deref().and_then(NicModel::from_word),
+            promiscuous: word(&self.promiscuous)?
+                .as_deref()
+                .and_then(Promiscuous::from_word),
+            cable_connected: settled(&self.cable_connected)?,
+            port_forwards: forwards.collect::<Option<_>>()?,
+        })
+    }
+
+    /// `written` is what stood there before: what it left open stays open.
+    fn observed(written: Option<&Self>, found: &NetworkInterface) -> Self {
+        fn manage<T>(written: Option<&Attr<T>>, found: Option<T>) -> Attr<T> {
+            match written {
+                Some(Attr::Null) => Attr::Null,
+                _ => found.into(),
+            }
+        }
+        let attachment = found.attachment.as_ref();
+        let forwards: BTreeMap<String, PortForward> = found
+            .port_forwards
+            .iter()
+            .map(|(name, forward)| (name.clone(), PortForward::from(forward)))
+            .collect();
+        Self {
+            name: found.name.clone().into(),
+            mac_address: manage(written.map(|it| &it.mac_address), found.mac_address.clone()),
+            kind: manage(
+                written.map(|it| &it.kind),
+                attachment.map(|it| it.kind().to_owned()),
+            ),
+            adapter: manage(
+                written.map(|it| &it.adapter),
+                attachment.and_then(Attachment::to).map(str::to_owned),
+            ),
+            model: manage(
+                written.map(|it| &it.model),
+                found.model.map(|it| it.word().to_owned()),
+            ),
+            promiscuous: manage(
+                written.map(|it| &it.promiscuous),
+                found.promiscuous.map(|it| it.word().to_owned()),
+            ),
+            cable_connected: manage(written.map(|it| &it.cable_connected), found.cable_connected),
+            port_forwards: unless_empty(forwards),
+        }
+    }
+
+    fn validate(&self, at: &tfplugin::Path, diagnostics: &mut Diagnostics) {
+        const KINDS: [&str; 5] = ["bridged", "nat", "hostonly", "intnet", "natnetwork"];
+        check_word(diagnostics, at.child("type"), &self.kind, &KINDS);
+        check_word(diagnostics, at.child("model"), &self.model, NicModel::WORDS);
+        check_word(
+            diagnostics,
+            at.child("promiscuous"),
+            &self.promiscuous,
+            Promiscuous::WORDS,
+        );
+        match self.kind.as_str() {
+            Some("nat") if !self.adapter.is_null() => diagnostics::complain(
+                diagnostics,
+                at.child("adapter"),
+                "NAT leads to no adapter",
+                "Leave `adapter` out, or choose another type.",
+            ),
+            Some(kind) if kind != "nat" && KINDS.contains(&kind) && self.adapter.is_null() => {
+                diagnostics::complain(
+                    diagnostics,
+                    at.child("adapter"),
+                    format!("The type {kind:?} needs an adapter"),
+                    "Name the host's adapter, or the network, that its cable leads to.",
+                );
+            }
+            None if self.kind.is_null() && !self.adapter.is_null() => diagnostics::complain(
+                diagnostics,
+                at.child("type"),
+                "An adapter without a type",
+                "Say with `type` what the cable leads to.",
+            ),
+            _ => {}
+        }
+        for (name, forward) in self.port_forwards.known().into_iter().flatten() {
+            let at = at.child("port_forwards").child(tfplugin::Key(name));
+            check_word(
+                diagnostics,
+                at.child("protocol"),
+                &forward.protocol,
+                Protocol::WORDS,
+            );
+            if let Some(address) = forward.host_address.known()
+                && address.parse::<IpAddr>().is_err()
+            {
+                let summary = format!("{address:?} is not an IP address");
+                let advice = "Write one of the host's addresses, or leave it out for all of them.";
+                diagnostics::complain(diagnostics, at.child("host_address"), summary, advice);
+            }
+        }
+    }
+}
+
+fn attachment(kind: &str, to: String) -> Option<Attachment> {
+    Some(match kind {
+        "nat" => Attachment::Nat,
+        "bridged" => Attachment::Bridged(to),
+        "hostonly" => Attachment::HostOnly(to),
+        "intnet" => Attachment::Internal(to),
+        "natnetwork" => Attachment::NatNetwork(to),
+        _ => return None,
+    })
+}
+
+impl PortForward {
+    /// `None` while something in it is unknown.
+    fn spec(&self) -> Option<Forward> {
+        let protocol = settled(&self.protocol)?;
+        Some(Forward {
+            protocol: protocol
+                .as_deref()
+                .and_then(Protocol::from_word)
+                .unwrap_or(Protocol::Tcp),
+            host_address: settled(&self.host_address)?.and_then(|it| it.parse().ok()),
+            host_port: *self.host_port.known()?,
+            guest_port: *self.guest_port.known()?,
+        })
+    }
+}
+
+impl From<&Forward> for PortForward {
+    fn from(forward: &Forward) -> Self {
+        Self {
+            protocol: forward.protocol.word().to_owned().into(),
+            host_address: forward.host_address.map(|it| it.to_string()).into(),
+            host_port: forward.host_port.into(),
+            guest_port: forward.guest_port.into(),
+        }
+    }
+}
+
+/// Complains about a word that is none of VirtualBox's.
+fn check_word(
+    diagnostics: &mut Diagnostics,
+    at: tfplugin::Path,
+    attribute: &Attr<String>,
+    words: &[&str],
+) {
+    if let Some(word) = attribute.known()
+        && !words.contains(&word.as_str())
+    {
+        diagnostics::complain(
+            diagnostics,
+            at.clone(),
+            format!("{at} cannot be {word:?}"),
+            format!("It is one of {}.", words.join(", ")),
+        );
     }
 }
 
@@ -455,6 +874,28 @@ impl Resource for VmResource {
                 diagnostics.error(path![attribute], format!("{attribute} is 0"), why);
             }
         }
+        for (name, attribute, words) in [
+            ("firmware", &config.firmware, Firmware::WORDS),
+            ("chipset", &config.chipset, Chipset::WORDS),
+        ] {
+            check_word(diagnostics, path![name], attribute, words);
+        }
+        for (index, word) in config.boot_order.known().into_iter().flatten().enumerate() {
+            let at = path!["boot_order", index];
+            check_word(diagnostics, at, &word.clone().into(), BootDevice::WORDS);
+        }
+        for (index, interface) in config
+            .network_interfaces
+            .known()
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
+            interface.validate(&path!["network_interfaces", index], diagnostics);
+        }
+        if let Some(network) = config.seed.known().and_then(|seed| seed.network.known()) {
+            network.validate(&path!["seed", "network"], diagnostics);
+        }
         for (key, disk) in config.disks.known().into_iter().flatten() {
             if disk.size_mib.known() == Some(&0) {
                 diagnostics::complain(
@@ -475,9 +916,6 @@ impl Resource for VmResource {
     ) -> Planned<Model> {
         let mut planned = Planned::from(plan(prior, planned));
         let Some(prior) = prior else { return planned };
-        if another_seed(prior, &planned.model) {
-            planned = planned.replace(path!["seed"]);
-        }
         if another_disk(prior, &planned.model) {
             planned.model.disk_image = Attr::Unknown;
             // Terraform heeds only what differs, and `image` may have been noted by an earlier apply.
@@ -512,8 +950,17 @@ impl Resource for VmResource {
                 .await
                 .map_err(Diagnostic::from)?
                 .map_err(|error| diagnostics::engine(&error))?;
+            if let Some(spec) = &wanted {
+                cx.wait(engine.check_wish(spec))
+                    .await
+                    .map_err(Diagnostic::from)?
+                    .map_err(|error| diagnostics::engine(&error))?;
+            }
             return Ok(planned);
         };
+        if engine.seed_replaces() && another_seed(prior, &planned.model) {
+            planned = planned.replace(path!["seed"]);
+        }
         if let (Some(current), Some(wanted)) = (prior.spec(), wanted) {
             // Whether another image means anything was decided without the engine.
             let wanted = VmSpec {
@@ -577,7 +1024,14 @@ impl Resource for VmResource {
                 Ok(refresh(&engine, made).await)
             }
             Err(Unstarted::Failed(diagnostic)) => {
-                Err(Failure::partial(refresh(&engine, made).await, diagnostic))
+                let detail = format!(
+                    "{} The VM is in the state, tainted: once it can start, `terraform untaint` keeps it, and another apply alone makes it anew.",
+                    diagnostics::sentence(&diagnostic.detail)
+                );
+                Err(Failure::partial(
+                    refresh(&engine, made).await,
+                    diagnostic.detail(detail),
+                ))
             }
         }
     }
@@ -683,10 +1137,25 @@ fn plan(prior: Option<&Model>, mut planned: Model) -> Model {
             Attr::Unknown
         };
     }
-    if prior.is_some_and(|prior| prior.network_interfaces != planned.network_interfaces) {
+    let Some(prior) = prior else { return planned };
+    if prior.network_interfaces != planned.network_interfaces {
         planned.mac_addresses = Attr::Unknown;
     }
+    if first_network(prior) != first_network(&planned) {
+        planned.first_boot_address = Attr::Unknown;
+    }
     planned
+}
+
+/// What decides about the first-boot address.
+fn first_network(model: &Model) -> (Option<&Attr<SeedNetwork>>, Option<&Attr<String>>) {
+    let interfaces = model.network_interfaces.known();
+    (
+        model.seed.known().map(|seed| &seed.network),
+        interfaces
+            .and_then(|all| all.first())
+            .map(|first| &first.mac_address),
+    )
 }
 
 /// Whether the VM is to be made anew because its disk is another image's. An older state does not know the disk's image,
@@ -847,14 +1316,18 @@ async fn bring_to(
         .map_err(engine_error)?;
     let wanted = planned.wanted_power();
     let vm = found(engine, id).await?;
-    let restart =
-        !waiting.is_empty() && vm.state == PowerState::Running && wanted == PowerState::Running;
-    if vm.state == PowerState::Running && (restart || wanted == PowerState::Stopped) {
+    let runs = vm.state == PowerState::Running;
+    let stop = runs && (!waiting.is_empty() || wanted == PowerState::Stopped);
+    if stop {
         cx.wait(engine.power(id, PowerState::Stopped, SHUTDOWN_PATIENCE))
             .await?
             .map_err(engine_error)?;
+        // What had to wait can be done now; an engine that keeps it for the next start has nothing left to do.
+        finish(cx, engine.update(id, &spec))
+            .await?
+            .map_err(engine_error)?;
     }
-    if wanted == PowerState::Running && (restart || vm.state == PowerState::Stopped) {
+    if wanted == PowerState::Running && (stop || !runs) {
         return start(cx, engine, planned, &vm).await;
     }
     Ok(planned.observed(engine.host(), &found(engine, id).await?))
@@ -882,8 +1355,10 @@ async fn start(
     cx.wait(engine.power(&id, PowerState::Running, SHUTDOWN_PATIENCE))
         .await?
         .map_err(|error| Unstarted::Failed(diagnostics::engine(&error)))?;
-    if model.wait_for == WaitFor::Ssh.into() {
-        wait_for_ssh(cx, engine, vm).await?;
+    match model.wait_for {
+        Attr::Known(WaitFor::Ssh) => wait_for_ssh(cx, engine, vm).await?,
+        Attr::Known(WaitFor::Ip) => wait_for_ip(cx, engine, &id).await?,
+        _ => {}
     }
     Ok(model.observed(engine.host(), &found(engine, &id).await?))
 }
@@ -893,6 +1368,22 @@ async fn refresh(engine: &Arc<dyn Engine>, model: Model) -> Model {
     match engine.observe(model.id.as_str().unwrap_or_default()).await {
         Ok(Some(vm)) => model.observed(engine.host(), &vm),
         _ => model,
+    }
+}
+
+/// Waits until the hypervisor knows an address of the guest.
+async fn wait_for_ip(
+    cx: &Operation<Cloud>,
+    engine: &Arc<dyn Engine>,
+    id: &str,
+) -> Result<(), Interrupted> {
+    loop {
+        if let Ok(known) = cx.wait(engine.guest_addresses(id)).await?
+            && !known.is_empty()
+        {
+            return Ok(());
+        }
+        cx.sleep(Duration::from_millis(500)).await?;
     }
 }
 
@@ -949,8 +1440,10 @@ mod tests {
                 user: "ondol".into(),
                 authorized_keys: vec!["ssh-ed25519 AAAA me\n".to_owned()].into(),
                 sudo: true.into(),
+                network: Attr::Null,
             }
             .into(),
+            linked_clone: false.into(),
             power: Power::Running.into(),
             wait_for: WaitFor::None.into(),
             protected: false.into(),
@@ -967,6 +1460,7 @@ mod tests {
             ssh_host_key: "ssh-ed25519 BBBB".to_owned(),
             mac_addresses: vec!["08:00:27:00:00:01".to_owned()],
             acknowledged: true,
+            has_hardware: false,
         }
     }
 

@@ -33,6 +33,8 @@ resource "ondol_vm" "this" {
   lab        = each.value.features
   wait_for   = "ssh"
 
+  shared_folders = lookup(var.shared_folders, each.key, null)
+
   network_interfaces = [{ name = var.interface }]
   seed = {
     user            = var.user
@@ -64,16 +66,16 @@ resource "ondol_ansible_inventory" "this" {
       address  = ondol_netplan.this[name].address
       host_key = ondol_vm.this[name].ssh_host_key
       groups   = vm.groups
-      variables = {
+      variables = merge({
         vm_id             = vm.id
         vm_host           = vm.host
         app               = vm.app
         role              = vm.role
         netplan_ethernets = local.ethernets[name]
-      }
+      }, try(var.host_variables[name], {}))
     }
   }
-  variables = {
+  variables = merge({
     site_domain    = local.network.domain
     site_timezone  = var.timezone
     site_addresses = { for name, vm in var.topology.vms : name => vm.address }
@@ -90,7 +92,7 @@ resource "ondol_ansible_inventory" "this" {
         ]
       }
     ]
-  }
+  }, var.variables)
   ssh = {
     user             = var.user
     private_key_file = var.private_key_file

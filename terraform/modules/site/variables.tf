@@ -62,3 +62,21 @@ variable "proxy_command" {
   type        = string
   default     = null
 }
+
+variable "shared_folders" {
+  description = "Folders of the hosts that a VM sees, by the VM's name and a key of one's choice."
+  type        = map(map(object({ host_path = string, guest_path = string, read_only = optional(bool, true) })))
+  default     = {}
+}
+
+variable "variables" {
+  description = "Further variables of all hosts in the inventory."
+  type        = any
+  default     = {}
+}
+
+variable "host_variables" {
+  description = "Further variables of single hosts in the inventory, by the VM's name."
+  type        = any
+  default     = {}
+}

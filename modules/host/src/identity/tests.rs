@@ -1,6 +1,7 @@
 //! Whole root trees before and after, from `fixtures/identity/<case>/{before,after,params.json,steps.txt}`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use ondol_kit::{Mode, converge};
 

@@ -118,6 +118,42 @@ fn the_example_of_host_identity_says_what_it_would_do_and_does_nothing() {
     assert_eq!(machine(), before);
 }
 
+#[test]
+fn the_example_of_apt_sources_says_what_it_would_do_and_does_nothing() {
+    if !is_root() {
+        skip("the example becomes root");
+        return;
+    }
+    let machine = || {
+        let names = fs::read_dir("/etc/apt/sources.list.d")
+            .into_iter()
+            .flatten();
+        (
+            fs::read("/etc/apt/sources.list").ok(),
+            names
+                .flatten()
+                .map(|it| it.file_name())
+                .collect::<BTreeSet<_>>(),
+        )
+    };
+    let before = machine();
+    with_each_ansible(|site| {
+        let played = site
+            .play_file(
+                &[],
+                &example("apt_sources"),
+                &["--check", "--diff", "-e", "ansible_become=false"],
+            )
+            .succeed();
+        let result = played.result(0);
+        assert_eq!(result["changed"], json!(true), "{result}");
+        let steps = result["steps"].to_string();
+        assert!(steps.contains("sources.list.d/mirror.sources"), "{steps}");
+        assert!(steps.contains("fetch the package lists"), "{steps}");
+    });
+    assert_eq!(machine(), before);
+}
+
 /// In a network namespace of its own, with the example's interface: this machine's network is out of its reach.
 const OWN_NETWORK: [&str; 6] = [
     "unshare",

@@ -1,0 +1,16 @@
+//! MariaDB Galera: members of a cluster, its arbitrators, its foundation and its recovery.
+//!
+//! Where the data of several nodes decide something, every node's position is an input: nothing here logs in to another
+//! machine. Installing packages and opening firewalls is left to others.
+
+pub mod arbitrator;
+mod facts;
+pub mod galera_node;
+pub mod instance;
+mod server;
+mod settings;
+pub mod status;
+mod wsrep;
+
+pub use facts::{NodeFacts, ServerState, Wsrep};
+pub use wsrep::{Grastate, Position, Uuid};

@@ -1,0 +1,258 @@
+//! `mysql_database`: a database and its character set. What is in it is not this module's.
+
+use anyhow::Context as _;
+use ondol_kit::{Invalid, Module};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::server::{Found, NAME, Presence, Server, Statement, Target};
+use crate::sql::{check_name, identifier, literal};
+
+/// Manage a MySQL database
+///
+/// Makes it, or changes the character set and collation that new tables get. Deleting one that holds tables must be said.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Name of the database.
+    name: String,
+    /// Whether it shall exist. V(absent) needs O(delete_data=true) if it holds tables.
+    #[serde(default)]
+    state: Presence,
+    /// Says that the data may go, for O(state=absent).
+    #[serde(default)]
+    delete_data: bool,
+    /// Character set of new tables.
+    character_set: Option<String>,
+    /// Collation of new tables.
+    collation: Option<String>,
+    /// A server that is reached over TCP, in place of the one on this machine.
+    server: Option<Server>,
+}
+
+/// `Params` after checking.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    target: Target,
+    name: String,
+    state: Presence,
+    delete_data: bool,
+    character_set: Option<String>,
+    collation: Option<String>,
+}
+
+const BUILT_IN: [&str; 4] = ["information_schema", "mysql", "performance_schema", "sys"];
+
+impl TryFrom<Params> for Desired {
+    type Error = Invalid;
+
+    fn try_from(params: Params) -> Result<Self, Invalid> {
+        check_name(&params.name, NAME).map_err(|reason| Invalid::new("name", reason))?;
+        if BUILT_IN
+            .iter()
+            .any(|it| it.eq_ignore_ascii_case(&params.name))
+        {
+            return Err(Invalid::new("name", "belongs to the server"));
+        }
+        let word = |at: &'static str, word: Option<String>| match word {
+            Some(word)
+                if word.is_empty()
+                    || !word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') =>
+            {
+                Err(Invalid::new(at, format!("{word:?} is not a name of one")))
+            }
+            word => Ok(word.map(|it| it.to_ascii_lowercase())),
+        };
+        Ok(Self {
+            target: Target::new(params.server)?,
+            name: params.name,
+            state: params.state,
+            delete_data: params.delete_data,
+            character_set: word("character_set", params.character_set)?,
+            collation: word("collation", params.collation)?,
+        })
+    }
+}
+
+/// The database as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Database {
+    character_set: String,
+    collation: String,
+    tables: u64,
+}
+
+/// The module.
+#[derive(Default)]
+pub struct MysqlDatabase {
+    target: Option<Target>,
+}
+
+impl Module for MysqlDatabase {
+    const NAME: &'static str = "mysql_database";
+    const EXAMPLES: &'static str = r#"
+- name: An application's database
+  ondol.cloud.mysql_database:
+    name: app
+    character_set: utf8mb4
+  become: true
+"#;
+
+    type Params = Params;
+    type Desired = Desired;
+    type Current = Found<Database>;
+    type Step = Statement;
+
+    fn observe(&mut self, desired: &Desired) -> anyhow::Result<Found<Database>> {
+        self.target = Some(desired.target.clone());
+        let Some(mut client) = desired.target.open()? else {
+            return Ok(Found::NoServer);
+        };
+        let name = literal(&desired.name);
+        let rows = client
+            .query(&format!(
+                "SELECT DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME,
+                        (SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = {name})
+                 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = {name}"
+            ))
+            .with_context(|| format!("look up database {:?}", desired.name))?;
+        let Some(row) = rows.first() else {
+            return Ok(Found::Absent);
+        };
+        let database = Database {
+            character_set: row.text(0).to_owned(),
+            collation: row.text(1).to_owned(),
+            tables: row.text(2).parse().context("read a number of tables")?,
+        };
+        if desired.state == Presence::Absent && database.tables > 0 && !desired.delete_data {
+            return Err(Invalid::new(
+                "delete_data",
+                format!(
+                    "database {:?} holds {} tables: say delete_data: true if they may go",
+                    desired.name, database.tables
+                ),
+            )
+            .into());
+        }
+        Ok(Found::Present(database))
+    }
+
+    fn plan(desired: &Desired, current: &Found<Database>) -> Vec<Statement> {
+        let (name, quoted) = (&desired.name, identifier(&desired.name));
+        let database = current.present();
+        if desired.state == Presence::Absent {
+            return database
+                .map(|it| {
+                    let tables = match it.tables {
+                        0 => String::new(),
+                        count => format!(" with its {count} tables"),
+                    };
+                    Statement::new(
+                        format!("drop database {name:?}{tables}"),
+                        format!("DROP DATABASE {quoted}"),
+                    )
+                })
+                .into_iter()
+                .collect();
+        }
+        let mut options = Vec::new();
+        if let Some(set) = &desired.character_set
+            && database.is_none_or(|it| it.character_set != *set)
+        {
+            options.push(format!("CHARACTER SET {set}"));
+        }
+        if let Some(collation) = &desired.collation
+            && database.is_none_or(|it| it.collation != *collation)
+        {
+            options.push(format!("COLLATE {collation}"));
+        }
+        let (says, sql) = match (database, options.is_empty()) {
+            (Some(_), true) => return Vec::new(),
+            (Some(_), false) => (
+                format!("alter database {name:?}: {}", options.join(", ")),
+                format!("ALTER DATABASE {quoted} {}", options.join(" ")),
+            ),
+            (None, true) => (
+                format!("create database {name:?}"),
+                format!("CREATE DATABASE {quoted}"),
+            ),
+            (None, false) => (
+                format!("create database {name:?}: {}", options.join(", ")),
+                format!("CREATE DATABASE {quoted} {}", options.join(" ")),
+            ),
+        };
+        vec![Statement::new(says, sql)]
+    }
+
+    fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
+        let target = self.target.as_ref().expect("observe comes first");
+        step.run(&mut target.client()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(json: serde_json::Value, current: &Found<Database>) -> Vec<String> {
+        let params: Params = serde_json::from_value(json).expect("params");
+        let desired = Desired::try_from(params).expect("valid");
+        MysqlDatabase::plan(&desired, current)
+            .iter()
+            .map(|step| format!("{} | {}", step.says, step.sql))
+            .collect()
+    }
+
+    #[test]
+    fn plans() {
+        let there = |tables| {
+            Found::Present(Database {
+                character_set: "utf8mb4".to_owned(),
+                collation: "utf8mb4_0900_ai_ci".to_owned(),
+                tables,
+            })
+        };
+        let app = serde_json::json!({"name": "a`pp", "character_set": "UTF8MB4"});
+        let create = [
+            "create database \"a`pp\": CHARACTER SET utf8mb4 | CREATE DATABASE `a``pp` CHARACTER SET utf8mb4",
+        ];
+        assert_eq!(lines(app.clone(), &Found::Absent), create);
+        assert_eq!(lines(app.clone(), &Found::NoServer), create);
+        assert_eq!(lines(app, &there(3)), [""; 0]);
+        assert_eq!(
+            lines(
+                serde_json::json!({"name": "app", "collation": "utf8mb4_bin"}),
+                &there(3)
+            ),
+            [
+                "alter database \"app\": COLLATE utf8mb4_bin | ALTER DATABASE `app` COLLATE utf8mb4_bin"
+            ]
+        );
+        let gone = serde_json::json!({"name": "app", "state": "absent", "delete_data": true});
+        assert_eq!(
+            lines(gone.clone(), &there(3)),
+            ["drop database \"app\" with its 3 tables | DROP DATABASE `app`"]
+        );
+        assert_eq!(lines(gone, &Found::Absent), [""; 0]);
+    }
+
+    #[test]
+    fn parameters_that_cannot_be_meant_are_refused() {
+        for (json, param) in [
+            (serde_json::json!({"name": ""}), "name"),
+            (serde_json::json!({"name": "MySQL"}), "name"),
+            (
+                serde_json::json!({"name": "a", "character_set": "x; y"}),
+                "character_set",
+            ),
+            (
+                serde_json::json!({"name": "a", "collation": ""}),
+                "collation",
+            ),
+        ] {
+            let params: Params = serde_json::from_value(json).expect("params");
+            let error = Desired::try_from(params).expect_err("invalid");
+            assert_eq!(error.param, param);
+        }
+    }
+}

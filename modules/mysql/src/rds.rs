@@ -1,0 +1,426 @@
+//! `mysql_rds_replication`: an Amazon RDS instance follows this machine's server. RDS takes no statements about replication, only calls of its own
+//! procedures: <https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/mysql-stored-proc-replicating.html>.
+//!
+//! It does not make the RDS instance, load its first data, or make the account of replication. The way back is `mysql_replication` with RDS as its
+//! source.
+
+use std::fmt;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use ondol_kit::{Invalid, Module, Notices, Secret};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::client::Client;
+use crate::gtid::GtidSet;
+use crate::local::{self, State};
+use crate::members::{Follows, describe, require_gtid};
+use crate::server::{Server, Target, USER_NAME, usual_port};
+use crate::sql::{check_name, literal};
+
+/// Let an Amazon RDS instance replicate from this machine's MySQL server
+///
+/// Runs on the source and talks to RDS by its documented procedures, whose names depend on RDS's version. Replication is by GTID and over TLS. RDS
+/// must have been loaded so far that the source still has all that is missing; else the error names what is. RDS does not check the source's
+/// certificate, and it writes the call with the password into its own general log, if that is on.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// The RDS instance and its master user.
+    server: Server,
+    /// What shall be.
+    #[serde(default)]
+    state: Wish,
+    /// Where RDS reaches this machine's server. Needed for O(state=running).
+    source: Option<Source>,
+    /// Seconds that RDS stays behind on purpose.
+    #[serde(default)]
+    #[schemars(range(max = 86400))]
+    delay_s: u32,
+}
+
+/// What shall be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Wish {
+    /// RDS replicates.
+    #[default]
+    Running,
+    /// It knows its source, and does not replicate.
+    Stopped,
+    /// It knows no source and is a server of its own.
+    Absent,
+}
+
+/// How RDS reaches the source.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Host name or address, as RDS sees it.
+    address: String,
+    /// Port.
+    #[serde(default = "usual_port")]
+    port: u16,
+    /// Account with REPLICATION SLAVE and REPLICATION CLIENT, such as M(ondol.cloud.mysql_source) keeps.
+    user: String,
+    /// Its password.
+    password: Secret,
+}
+
+/// `Params` after checking.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    rds: Target,
+    wanted: Wanted,
+    delay_s: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wanted {
+    Running(Source),
+    Stopped,
+    Absent,
+}
+
+impl TryFrom<Params> for Desired {
+    type Error = Invalid;
+
+    fn try_from(params: Params) -> Result<Self, Invalid> {
+        let wanted = match (params.state, params.source) {
+            (Wish::Running, None) => {
+                return Err(Invalid::new("source", "is needed for state: running"));
+            }
+            (Wish::Running, Some(source)) => {
+                check_name(&source.user, USER_NAME)
+                    .map_err(|reason| Invalid::new("source.user", reason))?;
+                if source.address.is_empty() {
+                    return Err(Invalid::new("source.address", "must not be empty"));
+                }
+                Wanted::Running(source)
+            }
+            (Wish::Stopped, _) => Wanted::Stopped,
+            (Wish::Absent, _) => Wanted::Absent,
+        };
+        Ok(Self {
+            rds: Target::new(Some(params.server))?,
+            wanted,
+            delay_s: params.delay_s,
+        })
+    }
+}
+
+/// What RDS says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Current {
+    follows: Option<Follows>,
+}
+
+/// One act.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Stop,
+    Reset,
+    Set(Box<Source>),
+    Start,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stop => f.write_str("stop replication on RDS"),
+            Self::Reset => f.write_str("let RDS forget its source"),
+            Self::Set(source) => write!(
+                f,
+                "name {} port {} to RDS as its source",
+                source.address, source.port
+            ),
+            Self::Start => f.write_str("start replication on RDS"),
+        }
+    }
+}
+
+/// The module.
+#[derive(Default)]
+pub struct MysqlRdsReplication {
+    desired: Option<Desired>,
+    notices: Notices,
+}
+
+impl Module for MysqlRdsReplication {
+    const NAME: &'static str = "mysql_rds_replication";
+    const EXAMPLES: &'static str = r#"
+- name: RDS follows this server
+  ondol.cloud.mysql_rds_replication:
+    server:
+      host: "{{ rds_endpoint }}"
+      user: admin
+      password: "{{ vault_rds_password }}"
+      tls: identity
+      ca_file: /etc/ssl/certs/rds-global-bundle.pem
+    source:
+      address: 192.168.10.25
+      user: replicator
+      password: "{{ vault_mysql_replication_password }}"
+  become: true
+"#;
+
+    type Params = Params;
+    type Desired = Desired;
+    type Current = Current;
+    type Step = Step;
+
+    fn observe(&mut self, desired: &Desired) -> anyhow::Result<Current> {
+        self.desired = Some(desired.clone());
+        let mut client = desired.rds.client()?;
+        let rds = describe(&mut client)?;
+        procedure(&mut client, Procedure::Start)?;
+        if let Wanted::Running(_) = desired.wanted {
+            let mut source = match local::place()?.state()? {
+                State::Running(client) => client,
+                State::Stopped => bail!("the server on this machine does not run"),
+                State::Absent => bail!("there is no server on this machine"),
+            };
+            let source = describe(&mut source)?;
+            require_gtid(&source).context("the source")?;
+            require_gtid(&rds).context("RDS")?;
+            let lost = source.purged.minus(&rds.executed);
+            anyhow::ensure!(
+                lost.is_empty(),
+                "RDS lacks {lost}, which the source no longer has: load a dump first (mysqldump --single-transaction --set-gtid-purged=ON)"
+            );
+            self.notices = Notices {
+                warnings: warning(&rds.executed.minus(&source.executed))
+                    .into_iter()
+                    .collect(),
+                ..Notices::default()
+            };
+        }
+        Ok(Current {
+            follows: rds.follows,
+        })
+    }
+
+    fn plan(desired: &Desired, current: &Current) -> Vec<Step> {
+        let follows = current.follows.as_ref();
+        let runs = follows.is_some_and(|it| it.receiver.state != "No" || it.applier.state != "No");
+        let stop = runs.then_some(Step::Stop);
+        match &desired.wanted {
+            Wanted::Stopped => stop.into_iter().collect(),
+            Wanted::Absent => {
+                let reset = follows.is_some().then_some(Step::Reset);
+                stop.into_iter().chain(reset).collect()
+            }
+            Wanted::Running(source) if follows.is_some_and(|it| is_as_wanted(it, source)) => {
+                let both = follows.is_some_and(|it| it.receiver.runs() && it.applier.runs());
+                if both { Vec::new() } else { vec![Step::Start] }
+            }
+            Wanted::Running(source) => {
+                let reset = follows.is_some().then_some(Step::Reset);
+                let set = [Step::Set(Box::new(source.clone())), Step::Start];
+                stop.into_iter().chain(reset).chain(set).collect()
+            }
+        }
+    }
+
+    fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
+        let desired = self.desired.clone().expect("observe comes first");
+        let mut client = desired.rds.client()?;
+        // The procedures wait for the replica's threads themselves.
+        client.set_patience(Duration::from_secs(120))?;
+        match step {
+            Step::Stop => call(&mut client, Procedure::Stop, ""),
+            Step::Reset => call(&mut client, Procedure::Reset, ""),
+            Step::Set(source) => {
+                let arguments = format!(
+                    "{}, {}, {}, {}, 1, {}",
+                    literal(&source.address),
+                    source.port,
+                    literal(&source.user),
+                    literal(source.password.expose()),
+                    desired.delay_s
+                );
+                call(&mut client, Procedure::Set, &arguments)
+            }
+            Step::Start => {
+                call(&mut client, Procedure::Start, "")?;
+                wait_running(&mut client)
+            }
+        }
+    }
+
+    fn notices(&mut self) -> Notices {
+        std::mem::take(&mut self.notices)
+    }
+}
+
+/// A source that was named with a password that it does not take is named again.
+fn is_as_wanted(follows: &Follows, source: &Source) -> bool {
+    /// `ER_ACCESS_DENIED_ERROR`.
+    const DENIED: u16 = 1045;
+    follows.host == source.address
+        && follows.port == source.port
+        && follows.user == source.user
+        && follows.auto_position
+        && follows.receiver.error.0 != DENIED
+}
+
+fn warning(errant: &GtidSet) -> Option<String> {
+    (!errant.is_empty()).then(|| {
+        format!("RDS has transactions that the source has not, so that the source could not follow RDS: {errant}")
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Procedure {
+    Set,
+    Start,
+    Stop,
+    Reset,
+}
+
+impl Procedure {
+    /// From 8.4 on, and up to 8.0.
+    fn names(self) -> [&'static str; 2] {
+        match self {
+            Self::Set => [
+                "rds_set_external_source_with_auto_position",
+                "rds_set_external_master_with_auto_position",
+            ],
+            Self::Start => ["rds_start_replication"; 2],
+            Self::Stop => ["rds_stop_replication"; 2],
+            Self::Reset => ["rds_reset_external_source", "rds_reset_external_master"],
+        }
+    }
+}
+
+/// The name that this server has for it.
+fn procedure(client: &mut Client, procedure: Procedure) -> anyhow::Result<&'static str> {
+    let rows = client.query(
+        "SELECT ROUTINE_NAME FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = 'mysql' AND ROUTINE_TYPE = 'PROCEDURE'",
+    )?;
+    let names = procedure.names();
+    names
+        .into_iter()
+        .find(|name| rows.iter().any(|row| row.text(0) == *name))
+        .with_context(|| {
+            format!(
+                "MySQL {} there has no procedure mysql.{}: it is no RDS instance, or the user is not its master user",
+                client.version, names[0]
+            )
+        })
+}
+
+fn call(client: &mut Client, what: Procedure, arguments: &str) -> anyhow::Result<()> {
+    let name = procedure(client, what)?;
+    client
+        .run(&format!("CALL mysql.{name}({arguments})"))
+        .with_context(|| format!("call mysql.{name}"))
+}
+
+/// How long RDS may take to reach its source.
+const CONNECT: Duration = Duration::from_secs(60);
+
+fn wait_running(client: &mut Client) -> anyhow::Result<()> {
+    let deadline = Instant::now() + CONNECT;
+    loop {
+        let follows = describe(client)?
+            .follows
+            .context("RDS knows no source after all")?;
+        if follows.receiver.runs() && follows.applier.runs() {
+            return Ok(());
+        }
+        let (code, words) = match follows.receiver.error.0 {
+            0 => &follows.applier.error,
+            _ => &follows.receiver.error,
+        };
+        let passing = *code == 0 || (2000..3000).contains(code);
+        anyhow::ensure!(
+            passing && Instant::now() < deadline,
+            "RDS does not replicate: {words} ({code})"
+        );
+        sleep(Duration::from_millis(200));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::Thread;
+
+    fn desired(state: &str) -> Desired {
+        let params: Params = serde_json::from_value(serde_json::json!({
+            "server": {"host": "rds", "user": "admin", "password": "hunter2", "ca_file": "/ca.pem"},
+            "state": state,
+            "source": {"address": "10.0.0.1", "user": "replicator", "password": "hunter3"},
+        }))
+        .expect("params");
+        Desired::try_from(params).expect("valid")
+    }
+
+    fn lines(state: &str, follows: Option<Follows>) -> Vec<String> {
+        MysqlRdsReplication::plan(&desired(state), &Current { follows })
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    fn follows(host: &str, state: &str) -> Option<Follows> {
+        let thread = Thread {
+            state: state.to_owned(),
+            ..Thread::default()
+        };
+        Some(Follows {
+            host: host.to_owned(),
+            port: 3306,
+            user: "replicator".to_owned(),
+            auto_position: true,
+            receiver: thread.clone(),
+            applier: thread,
+            ..Follows::default()
+        })
+    }
+
+    #[test]
+    fn plans() {
+        let name = "name 10.0.0.1 port 3306 to RDS as its source";
+        let (stop, start) = ("stop replication on RDS", "start replication on RDS");
+        let forget = "let RDS forget its source";
+        assert_eq!(lines("running", None), [name, start]);
+        assert_eq!(lines("running", follows("10.0.0.1", "Yes")), [""; 0]);
+        assert_eq!(lines("running", follows("10.0.0.1", "No")), [start]);
+        assert_eq!(
+            lines("running", follows("10.0.0.9", "Yes")),
+            [stop, forget, name, start]
+        );
+        let mut denied = follows("10.0.0.1", "Connecting");
+        if let Some(follows) = &mut denied {
+            follows.receiver.error = (1045, "Access denied".to_owned());
+        }
+        assert_eq!(lines("running", denied), [stop, forget, name, start]);
+        assert_eq!(lines("stopped", follows("10.0.0.1", "Yes")), [stop]);
+        assert_eq!(lines("stopped", None), [""; 0]);
+        assert_eq!(lines("absent", follows("10.0.0.1", "Yes")), [stop, forget]);
+        assert_eq!(lines("absent", follows("10.0.0.1", "No")), [forget]);
+        assert_eq!(lines("absent", None), [""; 0]);
+    }
+
+    #[test]
+    fn no_password_is_printed() {
+        let desired = desired("running");
+        let steps = MysqlRdsReplication::plan(&desired, &Current::default());
+        let printed = format!("{desired:?} {steps:?}");
+        assert!(!printed.contains("hunter"), "{printed}");
+    }
+
+    #[test]
+    fn a_source_is_needed_to_replicate() {
+        let params: Params = serde_json::from_value(serde_json::json!({
+            "server": {"host": "rds", "user": "admin", "password": "x", "ca_file": "/ca.pem"},
+        }))
+        .expect("params");
+        let error = Desired::try_from(params).expect_err("invalid");
+        assert_eq!(error.param, "source");
+    }
+}

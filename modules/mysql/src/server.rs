@@ -1,0 +1,201 @@
+//! The server that a task is about: the one on this machine, or one that is reached over TCP. And one SQL act with its line in the diff.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use ondol_kit::{Invalid, Secret};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::client::{Client, Endpoint, Login, Tls};
+use crate::local::{self, State};
+use crate::sql::check_name;
+
+/// A server that is reached over TCP.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    #[serde(default = "usual_port")]
+    pub port: u16,
+    /// User to log in as.
+    pub user: String,
+    /// Its password.
+    pub password: Secret,
+    /// How the server is known to be the right one.
+    #[serde(default)]
+    pub tls: TlsMode,
+    /// File of the certificate authority, on this machine. Needed unless O(server.tls=off).
+    pub ca_file: Option<String>,
+}
+
+/// How a server over TCP is known to be the right one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsMode {
+    /// By a certificate that the authority in C(ca_file) signed, for whatever name: those that MySQL makes for itself name no host.
+    #[default]
+    Authority,
+    /// By a certificate that the authority in C(ca_file) signed for the host.
+    Identity,
+    /// Not at all, and not encrypted. It works only while the server has the password in its cache: the password itself is never sent.
+    Off,
+}
+
+pub(crate) fn usual_port() -> u16 {
+    3306
+}
+
+/// Checked [`TlsMode`] with its file; `path` is the parameter's.
+pub(crate) fn tls(mode: TlsMode, ca_file: Option<String>, path: &str) -> Result<Tls, Invalid> {
+    match (mode, ca_file) {
+        (TlsMode::Off, None) => Ok(Tls::Off),
+        (TlsMode::Off, Some(_)) => Err(Invalid::new(
+            format!("{path}ca_file"),
+            "is of no use with tls: off",
+        )),
+        (_, None) => Err(Invalid::new(
+            format!("{path}ca_file"),
+            "is needed: whoever answers on that port could ask for the password",
+        )),
+        (TlsMode::Authority, Some(file)) => Ok(Tls::Authority(PathBuf::from(file))),
+        (TlsMode::Identity, Some(file)) => Ok(Tls::Identity(PathBuf::from(file))),
+    }
+}
+
+/// Where the SQL of a task goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Local,
+    Remote {
+        endpoint: Endpoint,
+        user: String,
+        password: Secret,
+    },
+}
+
+impl Target {
+    pub fn new(server: Option<Server>) -> Result<Self, Invalid> {
+        let Some(server) = server else {
+            return Ok(Self::Local);
+        };
+        check_name(&server.user, USER_NAME)
+            .map_err(|reason| Invalid::new("server.user", reason))?;
+        Ok(Self::Remote {
+            endpoint: Endpoint::Tcp {
+                host: server.host,
+                port: server.port,
+                tls: tls(server.tls, server.ca_file, "server.")?,
+            },
+            user: server.user,
+            password: server.password,
+        })
+    }
+
+    /// Connects; `None` if there certainly is no server yet. In check mode an earlier task may be about to make it.
+    pub fn open(&self) -> anyhow::Result<Option<Client>> {
+        match self {
+            Self::Local => match local::place()?.state()? {
+                State::Absent => Ok(None),
+                State::Stopped => anyhow::bail!("the server on this machine does not run"),
+                State::Running(client) => Ok(Some(*client)),
+            },
+            Self::Remote {
+                endpoint,
+                user,
+                password,
+            } => {
+                let login = Login {
+                    user,
+                    password: Some(password.expose()),
+                };
+                Client::connect(endpoint, login)
+                    .map(Some)
+                    .with_context(|| format!("log in as {user:?}"))
+            }
+        }
+    }
+
+    /// For an act, which needs the server.
+    pub fn client(&self) -> anyhow::Result<Client> {
+        self.open()?
+            .context("there is no server on this machine: ondol.cloud.mysql_instance makes one")
+    }
+}
+
+/// How many characters the server takes for a user and for a schema, a table or a column.
+pub const USER_NAME: usize = 32;
+pub const NAME: usize = 64;
+
+/// One act in SQL, its names quoted.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Its line in the diff.
+    pub says: String,
+    pub sql: String,
+    /// Whether `sql` holds what must not be shown.
+    pub secret: bool,
+}
+
+impl Statement {
+    pub fn new(says: impl Into<String>, sql: impl Into<String>) -> Self {
+        Self {
+            says: says.into(),
+            sql: sql.into(),
+            secret: false,
+        }
+    }
+
+    #[must_use]
+    pub fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    pub fn run(&self, client: &mut Client) -> anyhow::Result<()> {
+        Ok(client.run(&self.sql)?)
+    }
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.says)
+    }
+}
+
+impl fmt::Debug for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sql = if self.secret { "***" } else { &self.sql };
+        write!(f, "{}: {sql}", self.says)
+    }
+}
+
+/// What is there of the thing that a task is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found<T> {
+    /// Not even the server, certainly.
+    NoServer,
+    Absent,
+    Present(T),
+}
+
+impl<T> Found<T> {
+    pub fn present(&self) -> Option<&T> {
+        match self {
+            Self::Present(it) => Some(it),
+            Self::NoServer | Self::Absent => None,
+        }
+    }
+}
+
+/// Whether a named thing shall be there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    #[default]
+    Present,
+    Absent,
+}

@@ -1,0 +1,255 @@
+//! The server that a task is about: the cluster on this machine, or one that is reached over TCP. And one SQL act with its line in the diff.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use ondol_kit::{Invalid, Secret};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::client::{self, Client, Endpoint, Login, Purpose, Tls};
+use crate::cluster::{Cluster, State};
+
+/// A server that is reached over TCP.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    #[serde(default = "usual_port")]
+    pub port: u16,
+    /// Role to log in as.
+    pub user: String,
+    /// Its password. Only SCRAM-SHA-256 is spoken: the password itself is never sent.
+    pub password: Secret,
+    /// How the server is known to be the right one.
+    #[serde(default)]
+    pub tls: TlsMode,
+    /// File of the certificate authority, for O(server.tls=authority).
+    pub ca_file: Option<String>,
+}
+
+/// How a server over TCP is known to be the right one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsMode {
+    /// By the password: bound to the TLS channel, it is good only for a server that holds its verifier, whoever signed the certificate.
+    #[default]
+    ChannelBinding,
+    /// By a certificate that the authority in C(ca_file) signed for the host.
+    Authority,
+    /// Not at all, and not encrypted.
+    Disabled,
+}
+
+pub(crate) fn usual_port() -> u16 {
+    5432
+}
+
+pub(crate) fn usual_cluster() -> String {
+    "main".to_owned()
+}
+
+/// Checked [`TlsMode`] with its file; `path` is the parameter's.
+pub(crate) fn tls(mode: TlsMode, ca_file: Option<String>, path: &str) -> Result<Tls, Invalid> {
+    match (mode, ca_file) {
+        (TlsMode::Authority, Some(file)) => Ok(Tls::Authority(PathBuf::from(file))),
+        (TlsMode::Authority, None) => Err(Invalid::new(
+            format!("{path}ca_file"),
+            "is needed for tls: authority",
+        )),
+        (_, Some(_)) => Err(Invalid::new(
+            format!("{path}ca_file"),
+            "is used with tls: authority only",
+        )),
+        (TlsMode::ChannelBinding, None) => Ok(Tls::ChannelBinding),
+        (TlsMode::Disabled, None) => Ok(Tls::Off),
+    }
+}
+
+/// Where the SQL of a task goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Local(Cluster),
+    Remote {
+        endpoint: Endpoint,
+        user: String,
+        password: Secret,
+    },
+}
+
+impl Target {
+    pub fn new(
+        version: Option<u16>,
+        cluster: &str,
+        server: Option<Server>,
+    ) -> Result<Self, Invalid> {
+        match (version, server) {
+            (Some(version), None) => Ok(Self::Local(Cluster::new(version, cluster)?)),
+            (None, Some(server)) => Ok(Self::Remote {
+                endpoint: Endpoint::Tcp {
+                    host: server.host,
+                    port: server.port,
+                    tls: tls(server.tls, server.ca_file, "server.")?,
+                },
+                user: server.user,
+                password: server.password,
+            }),
+            (Some(_), Some(_)) => Err(Invalid::new(
+                "server",
+                "cannot be given together with `version`: one is another machine, the other this one",
+            )),
+            (None, None) => Err(Invalid::new(
+                "version",
+                "is needed, or `server` for one that is reached over TCP",
+            )),
+        }
+    }
+
+    /// Connects, or says which part certainly is not there yet. In check mode an earlier task may be about to make it.
+    pub fn open(&self, database: &str) -> anyhow::Result<Reach> {
+        let opened = match self {
+            Self::Local(cluster) => {
+                let Some(place) = cluster.place()? else {
+                    return Ok(Reach::NoInstance);
+                };
+                match cluster.state(&place, database) {
+                    Ok(State::Running(client)) => Ok(client),
+                    Ok(State::Stopped) => anyhow::bail!("cluster {cluster} does not run"),
+                    Err(error) => Err(error),
+                }
+            }
+            Self::Remote {
+                endpoint,
+                user,
+                password,
+            } => {
+                let login = Login {
+                    user,
+                    password: Some(password.expose()),
+                    purpose: Purpose::Database(database),
+                    patience: client::PATIENCE,
+                };
+                Client::connect(endpoint, &login)
+                    .with_context(|| format!("log in as {user:?} to database {database:?}"))
+            }
+        };
+        match opened {
+            Ok(client) => Ok(Reach::Open(client)),
+            Err(error) if is_unknown_database(&error) => Ok(Reach::NoDatabase),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// For an act, which needs everything to be there.
+    pub fn client(&self, database: &str) -> anyhow::Result<Client> {
+        match self.open(database)? {
+            Reach::Open(client) => Ok(client),
+            Reach::NoDatabase => anyhow::bail!("there is no database {database:?}"),
+            Reach::NoInstance => match self {
+                Self::Local(cluster) => Err(cluster.require_place().err().unwrap_or_else(|| {
+                    anyhow::anyhow!("cluster {cluster} appeared in the meantime: run again")
+                })),
+                Self::Remote { endpoint, .. } => anyhow::bail!("there is no server at {endpoint}"),
+            },
+        }
+    }
+}
+
+pub enum Reach {
+    NoInstance,
+    NoDatabase,
+    Open(Client),
+}
+
+fn is_unknown_database(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<crate::client::Error>())
+        .any(|error| error.code() == Some("3D000"))
+}
+
+/// One act in SQL, its names quoted.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Its line in the diff.
+    pub says: String,
+    pub sql: String,
+    /// Whether `sql` holds what must not be in the server's log either.
+    pub secret: bool,
+}
+
+impl Statement {
+    pub fn new(says: impl Into<String>, sql: impl Into<String>) -> Self {
+        Self {
+            says: says.into(),
+            sql: sql.into(),
+            secret: false,
+        }
+    }
+
+    #[must_use]
+    pub fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    pub fn run(&self, client: &mut Client) -> anyhow::Result<()> {
+        if self.secret {
+            // Only a superuser may; what another one sends is a verifier too, never the password.
+            let silent = "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_duration_sample = -1; \
+                          SET log_min_error_statement = 'panic'; SET pg_stat_statements.track = 'none'";
+            match client.query(silent) {
+                Err(error) if error.code() != Some("42501") => {
+                    return Err(error).context("silence the log");
+                }
+                _ => {}
+            }
+        }
+        client.query("SET lock_timeout = '30s'")?;
+        client.query(&self.sql)?;
+        Ok(())
+    }
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.says)
+    }
+}
+
+impl fmt::Debug for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sql = if self.secret { "***" } else { &self.sql };
+        write!(f, "{}: {sql}", self.says)
+    }
+}
+
+/// What is there of the thing that a task is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found<T> {
+    /// Not even the server, certainly.
+    NoServer,
+    Absent,
+    Present(T),
+}
+
+impl<T> Found<T> {
+    pub fn present(&self) -> Option<&T> {
+        match self {
+            Self::Present(it) => Some(it),
+            Self::NoServer | Self::Absent => None,
+        }
+    }
+}
+
+/// Whether a named thing shall be there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    #[default]
+    Present,
+    Absent,
+}

@@ -1,0 +1,349 @@
+//! Terraform against hosts with the real VirtualBox, over SSH: what a room of PCs is, on one machine.
+//!
+//! Needs root, terraform, an SSH server in the hosts' tree, and that tree (see the support of `ondol-virtualbox`'s tests). VirtualBox's kernel
+//! driver is missing there, so no VM starts: that, too, is tested.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
+#[expect(dead_code, reason = "each test file uses its own part of the support")]
+mod site;
+#[expect(dead_code, reason = "each test file uses its own part of the support")]
+#[path = "../virtualbox/tests/support/mod.rs"]
+mod support;
+
+use std::fmt::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use site::{Site, eventually, possible};
+use support::Host;
+
+/// A host, its port for SSH and its public key.
+struct Room {
+    hosts: Vec<(Host, u16, String)>,
+    /// An adapter that all of them can bridge: they share this machine's.
+    adapter: String,
+}
+
+impl Room {
+    /// `None` where this machine cannot have such hosts.
+    fn new(size: usize, site: &Site) -> Option<Self> {
+        let mut hosts = Vec::new();
+        for _ in 0..size {
+            hosts.push(open(Host::start_reachable()?, site));
+        }
+        let adapters = hosts[0].0.run(&["VBoxManage", "list", "bridgedifs"]);
+        let adapter = adapters.lines().find_map(|line| line.strip_prefix("Name:"));
+        let adapter = adapter
+            .expect("this machine has a network adapter")
+            .trim()
+            .to_owned();
+        Some(Self { hosts, adapter })
+    }
+
+    /// The provider's `hosts`.
+    fn hosts(&self, site: &Site) -> String {
+        let mut text = String::new();
+        for (index, (_, port, key)) in self.hosts.iter().enumerate() {
+            let _ = writeln!(
+                text,
+                "srv-0{} = {{ engine = \"virtualbox\"\n ssh = {{ address = \"127.0.0.1\", port = {port}, user = \"root\", host_key = {key:?}, private_key_file = {:?} }}\n\
+                 virtualbox = {{ bridged_adapter = {:?}, vboxmanage = \"/root/VBoxManage\" }} }}",
+                index + 1,
+                site.path("id_ed25519"),
+                self.adapter
+            );
+        }
+        text
+    }
+
+    fn host(&self, index: usize) -> &Host {
+        &self.hosts[index].0
+    }
+
+    /// How often VBoxManage was run on a host since this was asked last.
+    fn runs(&self, index: usize) -> usize {
+        let host = self.host(index);
+        let text = host.run(&["sh", "-c", "cat /root/runs 2>/dev/null; rm -f /root/runs"]);
+        text.lines().count()
+    }
+}
+
+/// Starts a host's SSH server. VBoxManage is counted.
+fn open(host: Host, site: &Site) -> (Host, u16, String) {
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let public = std::fs::read_to_string(site.path("id_ed25519.pub")).unwrap();
+    let script = format!(
+        "umask 077; mkdir -p /root/.ssh; echo '{public}' >/root/.ssh/authorized_keys
+         ssh-keygen -q -t ed25519 -N '' -f /root/host_key
+         printf '%s\\n' '#!/bin/sh' 'echo \"$*\" >>/root/runs' 'exec /usr/lib/virtualbox/VBoxManage \"$@\"' >/root/VBoxManage; chmod 755 /root/VBoxManage
+         printf '%s\\n' 'Port {port}' 'ListenAddress 127.0.0.1' 'HostKey /root/host_key' 'UsePAM no' 'PidFile none' 'PermitRootLogin prohibit-password' >/root/sshd
+         /usr/sbin/sshd -f /root/sshd"
+    );
+    host.run(&["sh", "-ec", &script]);
+    let key = host.run(&["cut", "-d ", "-f1,2", "/root/host_key.pub"]);
+    assert!(eventually(Duration::from_secs(10), || TcpStream::connect(
+        ("127.0.0.1", port)
+    )
+    .is_ok()));
+    (host, port, key.trim().to_owned())
+}
+
+/// An appliance with one small disk, made by VirtualBox itself.
+fn appliance(host: &Host, site: &Site) {
+    host.run(&[
+        "sh",
+        "-ec",
+        "exec >/dev/null; VBoxManage createvm --name golden --ostype Linux_64 --register; VBoxManage createmedium disk --filename /tmp/golden.vdi --size 64
+         VBoxManage storagectl golden --name SATA --add sata; VBoxManage storageattach golden --storagectl SATA --port 0 --type hdd --medium /tmp/golden.vdi
+         VBoxManage export golden --output /tmp/golden.ova --manifest; VBoxManage unregistervm golden --delete",
+    ]);
+    std::fs::copy(host.path("/tmp/golden.ova"), site.path("golden.ova")).unwrap();
+}
+
+const VMS: &str = r#"
+terraform {
+  required_providers {
+    ondol = { source = "ondol/ondol" }
+  }
+}
+
+provider "ondol" {
+  hosts = {
+HOSTS
+  }
+}
+
+locals {
+  vms = {
+    dns-01 = { host = "srv-01", memory_mib = 256, disks = {} }
+    web-01 = { host = "srv-01", memory_mib = 512, disks = { data = { size_mib = 16 } } }
+    db-01  = { host = "srv-02", memory_mib = 512, disks = { data = { size_mib = 32 }, log = { size_mib = 8 } } }
+    db-02  = { host = "srv-02", memory_mib = 512, disks = {} }
+  }
+}
+
+resource "ondol_vm" "vm" {
+  for_each        = local.vms
+  host            = each.value.host
+  name            = each.key
+  image           = "${path.module}/golden.ova"
+  cpus            = 2
+  memory_mib      = each.value.memory_mib
+  disks           = each.value.disks
+  os_type         = "Ubuntu_64"
+  system_disk_mib = 100
+  boot_order      = ["disk"]
+  linked_clone    = each.key == "db-02"
+  power           = "stopped"
+  network_interfaces = each.key != "web-01" ? null : [
+    { name = "enp0s3" },
+    { name = "nat0", type = "nat", port_forwards = { ssh = { host_address = "127.0.0.1", host_port = 2222, guest_port = 22 } } },
+  ]
+  seed = {
+    user            = "ops"
+    authorized_keys = [file("${path.module}/id_ed25519.pub")]
+  }
+}
+"#;
+
+fn machine(host: &Host, vm: &str, key: &str) -> String {
+    let info = host.run(&[
+        "/usr/lib/virtualbox/VBoxManage",
+        "showvminfo",
+        vm,
+        "--machinereadable",
+    ]);
+    let prefix = format!("{key}=");
+    let value = info.lines().find_map(|line| line.strip_prefix(&prefix));
+    value.unwrap_or("(none)").trim_matches('"').to_owned()
+}
+
+#[test]
+fn vms_on_hosts_over_ssh_are_made_mended_changed_and_removed() {
+    if !possible() {
+        return;
+    }
+    let site = Site::new("vbox", "");
+    let Some(room) = Room::new(2, &site) else {
+        return;
+    };
+    appliance(room.host(0), &site);
+    site.write("main.tf", &VMS.replace("HOSTS", &room.hosts(&site)));
+
+    site.apply().success();
+    assert_eq!(machine(room.host(0), "web-01", "memory"), "512");
+    assert_eq!(
+        machine(room.host(0), "dns-01", "bridgeadapter1"),
+        room.adapter
+    );
+    assert_eq!(
+        machine(room.host(0), "web-01", "Forwarding(0)"),
+        "ssh,tcp,127.0.0.1,2222,,22"
+    );
+    assert_eq!(machine(room.host(1), "db-01", "cpus"), "2");
+    assert_eq!(site.plan(), [""; 0]);
+
+    // What a plan costs where nothing changes: two lists.
+    room.runs(0);
+    assert_eq!(site.plan(), [""; 0]);
+    assert_eq!(room.runs(0), 2);
+
+    room.host(1).run(&["sh", "-ec", "VBoxManage modifyvm db-01 --memory 300 --cpus 1 --nic1 nat; VBoxManage unregistervm db-02 >/dev/null; rm -r '/root/VirtualBox VMs/db-02'"]);
+    assert_eq!(
+        site.plan(),
+        [
+            "create ondol_vm.vm[\"db-02\"]",
+            "update ondol_vm.vm[\"db-01\"]"
+        ]
+    );
+    site.apply().success();
+    assert_eq!(machine(room.host(1), "db-01", "memory"), "512");
+    assert_eq!(site.plan(), [""; 0]);
+
+    site.edit(
+        "disks = { data = { size_mib = 16 } }",
+        "disks = { data = { size_mib = 24 }, more = { size_mib = 8 } }",
+    );
+    site.edit("system_disk_mib = 100", "system_disk_mib = 120");
+    site.edit("host_port = 2222", "host_port = 2223");
+    site.edit("user            = \"ops\"", "user            = \"admin\"");
+    let changes = site.plan();
+    assert!(
+        changes.len() == 4 && changes.iter().all(|it| it.starts_with("update ")),
+        "{changes:?}"
+    );
+    site.apply().success();
+    assert_eq!(site.plan(), [""; 0]);
+    assert_eq!(
+        machine(room.host(0), "web-01", "Forwarding(0)"),
+        "ssh,tcp,127.0.0.1,2223,,22"
+    );
+
+    // Out of the state and in again by name.
+    site.terraform(&["state", "rm", "ondol_vm.vm[\"web-01\"]"])
+        .success();
+    let refused = site.apply().failure();
+    refused.says(&[
+        "VM \"web-01\" already exists",
+        "srv-01",
+        "import it by its name",
+    ]);
+    site.terraform(&["import", "ondol_vm.vm[\"web-01\"]", "srv-01/web-01"])
+        .success();
+    let after = site.plan();
+    assert!(
+        after.iter().all(|it| it.starts_with("update ")),
+        "{after:?}"
+    );
+    site.apply().success();
+    assert_eq!(site.plan(), [""; 0]);
+
+    site.terraform(&["destroy", "-auto-approve", "-input=false"])
+        .success();
+    for index in 0..2 {
+        let host = room.host(index);
+        assert_eq!(
+            host.run(&["/usr/lib/virtualbox/VBoxManage", "list", "vms"]),
+            ""
+        );
+        assert!(
+            !host
+                .files()
+                .iter()
+                .any(|path| path.starts_with("VirtualBox VMs/")),
+            "{:?}",
+            host.files()
+        );
+    }
+}
+
+#[test]
+fn what_stands_against_a_vm_is_said_with_its_host_and_attribute() {
+    if !possible() {
+        return;
+    }
+    let site = Site::new("vboxbad", "");
+    let Some(room) = Room::new(2, &site) else {
+        return;
+    };
+    appliance(room.host(0), &site);
+    let hosts = room.hosts(&site);
+    let good = VMS.replace("HOSTS", &hosts);
+    let only_web = good
+        .lines()
+        .filter(|line| {
+            !["    dns-01 =", "    db-01  =", "    db-02  ="]
+                .iter()
+                .any(|it| line.starts_with(it))
+        })
+        .collect::<Vec<_>>()
+        .join("\n");
+    let refused = |from: &str, to: &str, words: &[&str]| {
+        assert!(only_web.contains(from), "{from}");
+        site.write("main.tf", &only_web.replace(from, to));
+        site.apply().failure().says(words);
+    };
+    refused(
+        "{ name = \"enp0s3\" }",
+        "{ name = \"enp0s3\", type = \"bridged\", adapter = \"eth77\" }",
+        &[
+            "srv-01",
+            "network_interfaces[0].adapter",
+            "eth77",
+            &room.adapter,
+        ],
+    );
+    refused(
+        "Ubuntu_64",
+        "Ubuntu-22",
+        &["srv-01", "os_type", "Ubuntu22_LTS_64"],
+    );
+    refused(
+        "boot_order      = [\"disk\"]",
+        "boot_order      = [\"cd\"]",
+        &["boot_order[0]", "dvd"],
+    );
+    refused("golden.ova", "missing.ova", &["srv-01", "missing.ova"]);
+    refused(
+        "system_disk_mib = 100",
+        "system_disk_mib = 10",
+        &["system_disk_mib", "64 MiB"],
+    );
+    refused(
+        "vboxmanage = \"/root/VBoxManage\"",
+        "vboxmanage = \"/root/none\"",
+        &["srv-01", "/root/none"],
+    );
+    let key = &room.hosts[0].2;
+    let other = &room.hosts[1].2;
+    refused(key, other, &["srv-01", "offered the host key"]);
+    refused(
+        "user = \"root\"",
+        "user = \"nobody\"",
+        &["srv-01", "nobody"],
+    );
+
+    // It does not start, and it does not get lost.
+    site.write("main.tf", &only_web.replace("\"stopped\"", "\"running\""));
+    site.apply()
+        .failure()
+        .says(&["srv-01", "web-01", "did not start", "/dev/vboxdrv"]);
+    assert_eq!(site.state(), ["ondol_vm.vm[\"web-01\"]"]);
+    assert_eq!(machine(room.host(0), "web-01", "VMState"), "poweroff");
+    site.write("main.tf", &only_web);
+    let changes = site.plan();
+    assert!(!changes.is_empty(), "a failed creation is tainted");
+    site.apply().success();
+    assert_eq!(site.plan(), [""; 0]);
+
+    // Nothing is taken to be gone because its host does not answer.
+    room.host(0).run(&["pkill", "-x", "sshd"]);
+    let down = site.terraform(&["plan", "-input=false"]).failure();
+    down.says(&["Host \"srv-01\" cannot be reached", "not taken to be gone"]);
+    assert_eq!(site.state(), ["ondol_vm.vm[\"web-01\"]"]);
+}
