@@ -76,6 +76,35 @@ mod tests {
         }
     }
 
+    /// In YAML 1.1, which Ansible reads, these words are booleans even as keys: the parameter could not be given.
+    #[test]
+    fn no_parameter_is_a_boolean_to_yaml() {
+        fn keys(schema: &serde_json::Value, found: &mut Vec<String>) {
+            if let Some(map) = schema.as_object() {
+                for (word, inner) in map {
+                    let named = inner.as_object().filter(|_| word == "properties");
+                    found.extend(named.into_iter().flat_map(|it| it.keys().cloned()));
+                    keys(inner, found);
+                }
+            }
+            for inner in schema.as_array().into_iter().flatten() {
+                keys(inner, found);
+            }
+        }
+        for entry in MODULES {
+            let mut found = Vec::new();
+            keys(&entry.schema(), &mut found);
+            for key in found {
+                let word = key.to_lowercase();
+                assert!(
+                    !["y", "n", "yes", "no", "on", "off", "true", "false"].contains(&word.as_str()),
+                    "{}: {key}",
+                    entry.name
+                );
+            }
+        }
+    }
+
     #[test]
     fn no_answer_uses_a_reserved_key() {
         for entry in MODULES {

@@ -44,7 +44,7 @@ pub struct Params {
 #[serde(deny_unknown_fields)]
 pub struct Grant {
     /// Kind of the objects. V(table) stands for views too.
-    on: Kind,
+    object_type: Kind,
     /// Schema of tables, sequences and functions.
     #[serde(default = "public")]
     schema: String,
@@ -159,7 +159,7 @@ impl TryFrom<Params> for Desired {
 fn wanted(index: usize, grant: Grant) -> Result<Wanted, Invalid> {
     let invalid =
         |name: &str, reason: String| Err(Invalid::new(format!("grants[{index}].{name}"), reason));
-    match (grant.on, &grant.names) {
+    match (grant.object_type, &grant.names) {
         (Kind::Database, Some(_)) => {
             return invalid(
                 "names",
@@ -169,7 +169,7 @@ fn wanted(index: usize, grant: Grant) -> Result<Wanted, Invalid> {
         (Kind::Schema, None) => return invalid("names", "is needed for schemas".to_owned()),
         _ => {}
     }
-    if grant.future_by.is_some() && grant.on.letter().is_none() {
+    if grant.future_by.is_some() && grant.object_type.letter().is_none() {
         return invalid(
             "future_by",
             "is for tables, sequences and functions".to_owned(),
@@ -178,7 +178,7 @@ fn wanted(index: usize, grant: Grant) -> Result<Wanted, Invalid> {
     if grant.names.as_ref().is_some_and(Vec::is_empty) {
         return invalid("names", "must not be empty".to_owned());
     }
-    let known = grant.on.privileges();
+    let known = grant.object_type.privileges();
     let mut privileges = BTreeSet::new();
     for given in &grant.privileges {
         let word = given.to_ascii_uppercase();
@@ -228,9 +228,9 @@ impl Module for PostgresqlPrivileges {
     database: app
     role: readers
     grants:
-      - {on: database, privileges: [CONNECT]}
-      - {on: schema, names: [public], privileges: [USAGE]}
-      - {on: table, schema: public, privileges: [SELECT], future_by: app}
+      - {object_type: database, privileges: [CONNECT]}
+      - {object_type: schema, names: [public], privileges: [USAGE]}
+      - {object_type: table, schema: public, privileges: [SELECT], future_by: app}
   become: true
 "#;
 
@@ -262,7 +262,7 @@ impl Module for PostgresqlPrivileges {
             let objects = objects(client, grant, &desired.database, &grantee)
                 .with_context(|| format!("look up the objects of grants[{index}]"))?;
             let objects = named(index, grant, objects)?;
-            let future = match (&grant.future_by, grant.on.letter()) {
+            let future = match (&grant.future_by, grant.object_type.letter()) {
                 (Some(owner), Some(letter)) => future(client, grant, owner, letter, &grantee)
                     .with_context(|| format!("look up the future of grants[{index}]"))?,
                 _ => BTreeMap::new(),
@@ -283,12 +283,12 @@ impl Module for PostgresqlPrivileges {
                 }
             }
             for (change, objects) in changes {
-                let on = format!("{} {}", wanted.grant.on.word(), objects.join(", "));
+                let on = format!("{} {}", wanted.grant.object_type.word(), objects.join(", "));
                 let text = change.text(&on, desired.role.as_deref());
                 steps.push(Statement::new(text.clone(), text));
             }
             if let Some(owner) = &wanted.grant.future_by {
-                let on = format!("{}S", wanted.grant.on.word());
+                let on = format!("{}S", wanted.grant.object_type.word());
                 for change in differences(desired, wanted, future) {
                     let text = format!(
                         "ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA {} {}",
@@ -366,7 +366,7 @@ fn promised(grant: &Grant, database: &str) -> Vec<Object> {
         has: BTreeMap::new(),
     };
     let names = grant.names.iter().flatten();
-    match grant.on {
+    match grant.object_type {
         Kind::Database => vec![object(identifier(database))],
         Kind::Schema => names.map(|name| object(identifier(name))).collect(),
         Kind::Table | Kind::Sequence | Kind::Function => names
@@ -389,7 +389,7 @@ fn objects(
     grantee: &str,
 ) -> anyhow::Result<Vec<(Vec<String>, Object)>> {
     let schema = literal(&grant.schema);
-    let (name, sql, acl, letter, owner, from) = match grant.on {
+    let (name, sql, acl, letter, owner, from) = match grant.object_type {
         Kind::Database => (
             "d.datname",
             "quote_ident(d.datname)",
@@ -500,8 +500,8 @@ fn named(
                 format!("grants[{index}].names[{at}]"),
                 format!(
                     "there is no {} {name:?}{}",
-                    grant.on.word().to_lowercase(),
-                    if grant.on == Kind::Schema {
+                    grant.object_type.word().to_lowercase(),
+                    if grant.object_type == Kind::Schema {
                         String::new()
                     } else {
                         format!(" in schema {:?}", grant.schema)
@@ -538,7 +538,8 @@ mod tests {
 
     #[test]
     fn plans() {
-        let select = serde_json::json!([{"on": "table", "privileges": ["select", "INSERT"]}]);
+        let select =
+            serde_json::json!([{"object_type": "table", "privileges": ["select", "INSERT"]}]);
         let tables = vec![
             object("public.a", "SELECT,INSERT"),
             object("public.b", "SELECT,UPDATE"),
@@ -567,19 +568,19 @@ mod tests {
                 ],
             ),
             (
-                serde_json::json!({"grants": [{"on": "table", "privileges": ["SELECT"], "future_by": "o"}]}),
+                serde_json::json!({"grants": [{"object_type": "table", "privileges": ["SELECT"], "future_by": "o"}]}),
                 "",
                 vec![
                     "ALTER DEFAULT PRIVILEGES FOR ROLE \"o\" IN SCHEMA \"public\" GRANT SELECT ON TABLES TO \"r\"",
                 ],
             ),
             (
-                serde_json::json!({"grants": [{"on": "table", "privileges": ["SELECT"], "future_by": "o"}]}),
+                serde_json::json!({"grants": [{"object_type": "table", "privileges": ["SELECT"], "future_by": "o"}]}),
                 "SELECT",
                 vec![],
             ),
             (
-                serde_json::json!({"grants": [{"on": "table", "privileges": ["SELECT"], "grant_option": true}]}),
+                serde_json::json!({"grants": [{"object_type": "table", "privileges": ["SELECT"], "grant_option": true}]}),
                 "",
                 vec![
                     "GRANT SELECT ON TABLE public.a, public.b, public.c TO \"r\" WITH GRANT OPTION",
@@ -598,19 +599,19 @@ mod tests {
     fn parameters_that_cannot_be_meant_are_refused() {
         for (grant, param) in [
             (
-                serde_json::json!({"on": "table", "privileges": ["USAGE"]}),
+                serde_json::json!({"object_type": "table", "privileges": ["USAGE"]}),
                 "grants[0].privileges",
             ),
             (
-                serde_json::json!({"on": "database", "names": ["x"], "privileges": ["ALL"]}),
+                serde_json::json!({"object_type": "database", "names": ["x"], "privileges": ["ALL"]}),
                 "grants[0].names",
             ),
             (
-                serde_json::json!({"on": "schema", "privileges": ["ALL"]}),
+                serde_json::json!({"object_type": "schema", "privileges": ["ALL"]}),
                 "grants[0].names",
             ),
             (
-                serde_json::json!({"on": "schema", "names": ["s"], "privileges": ["ALL"], "future_by": "o"}),
+                serde_json::json!({"object_type": "schema", "names": ["s"], "privileges": ["ALL"], "future_by": "o"}),
                 "grants[0].future_by",
             ),
         ] {
@@ -622,7 +623,7 @@ mod tests {
     #[test]
     fn a_name_that_is_not_there_is_an_error_with_its_place() {
         let Ok(desired) = desired(
-            serde_json::json!({"grants": [{"on": "table", "names": ["a", "x"], "privileges": ["ALL"]}]}),
+            serde_json::json!({"grants": [{"object_type": "table", "names": ["a", "x"], "privileges": ["ALL"]}]}),
         ) else {
             unreachable!("it is valid")
         };

@@ -79,7 +79,7 @@ fn a_bare_set_comes_up_as_foreseen(set: &Set) {
         set.unchanged(vm, module, args);
     }
     set.sql(A, "app", "CREATE TABLE rows (n int PRIMARY KEY)");
-    let grants = json!([{"on": "table", "names": ["rows"], "privileges": ["INSERT"]}]);
+    let grants = json!([{"object_type": "table", "names": ["rows"], "privileges": ["INSERT"]}]);
     set.applies(
         A,
         "postgresql_privileges",

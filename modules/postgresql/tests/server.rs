@@ -487,11 +487,11 @@ fn roles_databases_extensions_and_privileges() {
 
     lab.sql("app", "CREATE TABLE t (a int); CREATE TABLE \"T 2\" (a int); CREATE SEQUENCE s; CREATE FUNCTION f(int) RETURNS int LANGUAGE sql AS 'SELECT 1'");
     let grants = json!([
-        {"on": "database", "privileges": ["CONNECT", "TEMP"]},
-        {"on": "schema", "names": ["public"], "privileges": ["ALL"]},
-        {"on": "table", "privileges": ["SELECT"], "future_by": "postgres"},
-        {"on": "sequence", "names": ["s"], "privileges": ["ALL"], "grant_option": true},
-        {"on": "function", "names": ["f(integer)"], "privileges": ["EXECUTE"]},
+        {"object_type": "database", "privileges": ["CONNECT", "TEMP"]},
+        {"object_type": "schema", "names": ["public"], "privileges": ["ALL"]},
+        {"object_type": "table", "privileges": ["SELECT"], "future_by": "postgres"},
+        {"object_type": "sequence", "names": ["s"], "privileges": ["ALL"], "grant_option": true},
+        {"object_type": "function", "names": ["f(integer)"], "privileges": ["EXECUTE"]},
     ]);
     let privileges = json!({"role": "readers", "database": "app", "grants": grants});
     assert_eq!(lab.converges(PRIVILEGES, &privileges).len(), 6);
@@ -509,7 +509,7 @@ fn roles_databases_extensions_and_privileges() {
         "t"
     );
     lab.sql("app", "GRANT INSERT ON t TO readers");
-    let exact = json!({"role": "readers", "database": "app", "exclusive": true, "grants": [{"on": "table", "privileges": ["SELECT"]}]});
+    let exact = json!({"role": "readers", "database": "app", "exclusive": true, "grants": [{"object_type": "table", "privileges": ["SELECT"]}]});
     assert_eq!(
         lab.converges(PRIVILEGES, &exact),
         ["REVOKE INSERT ON TABLE public.t FROM \"readers\""]
@@ -524,7 +524,7 @@ fn roles_databases_extensions_and_privileges() {
         ),
         "f"
     );
-    lab.fails(PRIVILEGES, &json!({"role": "readers", "database": "app", "grants": [{"on": "table", "names": ["x"], "privileges": ["SELECT"]}]}), "grants[0].names[0]: there is no table \"x\"");
+    lab.fails(PRIVILEGES, &json!({"role": "readers", "database": "app", "grants": [{"object_type": "table", "names": ["x"], "privileges": ["SELECT"]}]}), "grants[0].names[0]: there is no table \"x\"");
 
     assert_eq!(
         lab.converges(

@@ -34,7 +34,7 @@ options:
     type: list
     elements: dict
     suboptions:
-      on:
+      object_type:
         description:
         - Kind of the objects. V(table) stands for views too.
         type: str
@@ -161,9 +161,9 @@ EXAMPLES = r"""
     database: app
     role: readers
     grants:
-      - {on: database, privileges: [CONNECT]}
-      - {on: schema, names: [public], privileges: [USAGE]}
-      - {on: table, schema: public, privileges: [SELECT], future_by: app}
+      - {object_type: database, privileges: [CONNECT]}
+      - {object_type: schema, names: [public], privileges: [USAGE]}
+      - {object_type: table, schema: public, privileges: [SELECT], future_by: app}
   become: true
 """
 
