@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::entry::Entry;
+use crate::params::yaml_boolean;
 use crate::schema::Node;
 
 const SINCE: &str = "0.1.0";
@@ -26,11 +27,25 @@ pub(crate) fn of(entry: &Entry) -> anyhow::Result<[(&'static str, String); 3]> {
 fn yaml(value: &Value) -> anyhow::Result<String> {
     let folded: String = serde_norway::to_string(value)?
         .lines()
-        .map(|line| folded(line) + "\n")
+        .map(|line| folded(&quoted(line)) + "\n")
         .collect();
     let again: Value = serde_norway::from_str(&folded)?;
     anyhow::ensure!(again == *value, "folding changed the text: {folded}");
     Ok(folded)
+}
+
+/// Ansible reads YAML 1.1, to which a bare `off` is a boolean. The serialiser writes YAML 1.2 and quotes only `true` and `false`.
+fn quoted(line: &str) -> String {
+    let text = line.trim_start();
+    let start = match text.strip_prefix("- ") {
+        Some(_) => line.len() - text.len() + 2,
+        None => line.find(": ").map_or(line.len(), |colon| colon + 2),
+    };
+    let (before, word) = line.split_at(start);
+    match yaml_boolean(word) {
+        Some(_) if !matches!(word, "true" | "false") => format!("{before}'{word}'"),
+        _ => line.to_owned(),
+    }
 }
 
 /// A scalar may go on in the next line if that is indented more than what holds it.
@@ -338,6 +353,16 @@ mod tests {
         let text = yaml(&value).expect("the same");
         assert!(text.lines().count() > 6, "{text}");
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
+    }
+
+    #[test]
+    fn words_that_are_booleans_to_ansible_are_quoted() {
+        let value = json!({"choices": ["on", "off", "warn", "n"], "default": "off", "required": true, "text": "on and off"});
+        let text = yaml(&value).unwrap();
+        assert_eq!(
+            text,
+            "choices:\n- 'on'\n- 'off'\n- warn\n- 'n'\ndefault: 'off'\nrequired: true\ntext: on and off\n"
+        );
     }
 
     #[test]

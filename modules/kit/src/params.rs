@@ -261,6 +261,20 @@ impl Walk<'_> {
 
     fn choose(&mut self, choices: &[(&str, Option<&str>)], value: Value, path: &str) -> Value {
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        // To YAML 1.1 an unquoted `off` is a boolean. Where one choice is such a word it is what was meant, as with Ansible's own
+        // modules.
+        let value = match value {
+            Value::Bool(meant) => {
+                let mut same = words
+                    .iter()
+                    .filter(|word| yaml_boolean(word) == Some(meant));
+                match (same.next(), same.next()) {
+                    (Some(word), None) => Value::String((*word).to_owned()),
+                    _ => Value::Bool(meant),
+                }
+            }
+            other => other,
+        };
         match &value {
             Value::String(text) if words.contains(&text.as_str()) => {}
             Value::String(text) => {
@@ -635,6 +649,15 @@ fn distance(a: &str, b: &str) -> usize {
     table[a.len()][b.len()]
 }
 
+/// What YAML 1.1 takes a word for.
+pub(crate) fn yaml_boolean(word: &str) -> Option<bool> {
+    match word.to_ascii_lowercase().as_str() {
+        "y" | "yes" | "on" | "true" => Some(true),
+        "n" | "no" | "off" | "false" => Some(false),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -716,6 +739,34 @@ mod tests {
             comment: None,
             origin: None,
             anything: None,
+        }
+    }
+
+    #[test]
+    fn a_boolean_stands_for_the_one_choice_that_yaml_takes_for_it() {
+        #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
+        #[serde(rename_all = "snake_case")]
+        enum Autoscale {
+            On,
+            Off,
+            Warn,
+        }
+        #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        struct Pool {
+            autoscale: Autoscale,
+        }
+        for (given, expected) in [
+            (json!(true), Some(Autoscale::On)),
+            (json!(false), Some(Autoscale::Off)),
+            (json!("warn"), Some(Autoscale::Warn)),
+            (json!(1), None),
+        ] {
+            let args = Map::from_iter([("autoscale".to_owned(), given)]);
+            assert_eq!(
+                decode::<Pool>(args).ok().map(|pool| pool.autoscale),
+                expected
+            );
         }
     }
 

@@ -352,7 +352,7 @@ impl Module for MysqlSource {
     const NAME: &'static str = "mysql_source";
     const EXAMPLES: &'static str = r#"
 - name: The first server takes writes
-  ondol.cloud.mysql_source: &set
+  ondol.cloud.mysql_source:
     name: mysql-db-01
     members:
       - {name: mysql-db-01, address: 192.168.10.25}
@@ -364,8 +364,13 @@ impl Module for MysqlSource {
 
 - name: The second one takes over from a machine that was powered off
   ondol.cloud.mysql_source:
-    <<: *set
     name: mysql-db-02
+    members:
+      - {name: mysql-db-01, address: 192.168.10.25}
+      - {name: mysql-db-02, address: 192.168.10.26}
+    replication:
+      password: "{{ vault_mysql_replication_password }}"
+      ca_file: /etc/mysql/ca.pem
     fenced:
       mysql-db-01: powered_off
   become: true

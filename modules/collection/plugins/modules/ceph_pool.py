@@ -85,8 +85,8 @@ options:
     - 'V(warn): You, and the cluster warns.'
     type: str
     choices:
-    - on
-    - off
+    - 'on'
+    - 'off'
     - warn
   applications:
     description:

@@ -64,7 +64,7 @@ options:
         choices:
         - authority
         - identity
-        - off
+        - 'off'
       ca_file:
         description:
         - 'File of the certificate authority of all members, readable by the server. Needed unless C(tls:

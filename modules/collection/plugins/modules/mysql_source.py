@@ -76,7 +76,7 @@ options:
         choices:
         - authority
         - identity
-        - off
+        - 'off'
       ca_file:
         description:
         - 'File of the certificate authority of all members, readable by the server. Needed unless C(tls:
@@ -120,7 +120,7 @@ attributes:
 EXAMPLES = r"""
 ---
 - name: The first server takes writes
-  ondol.cloud.mysql_source: &set
+  ondol.cloud.mysql_source:
     name: mysql-db-01
     members:
       - {name: mysql-db-01, address: 192.168.10.25}
@@ -132,8 +132,13 @@ EXAMPLES = r"""
 
 - name: The second one takes over from a machine that was powered off
   ondol.cloud.mysql_source:
-    <<: *set
     name: mysql-db-02
+    members:
+      - {name: mysql-db-01, address: 192.168.10.25}
+      - {name: mysql-db-02, address: 192.168.10.26}
+    replication:
+      password: "{{ vault_mysql_replication_password }}"
+      ca_file: /etc/mysql/ca.pem
     fenced:
       mysql-db-01: powered_off
   become: true

@@ -96,7 +96,7 @@ options:
         choices:
         - authority
         - identity
-        - off
+        - 'off'
       ca_file:
         description:
         - File of the certificate authority, on this machine. Needed unless O(server.tls=off).

@@ -158,6 +158,11 @@ impl Guest {
     }
 
     fn reboot(&mut self) {
+        // The kernel takes a namespace's links away some time after its name; the cable must be free before it is plugged in again.
+        let (switch, port) = cable(&self.name);
+        let _ = Command::new("ip")
+            .args(["-n", &switch, "link", "delete", &port])
+            .output();
         let _ = Command::new("ip")
             .args(["netns", "delete", &self.name])
             .output();
@@ -190,8 +195,13 @@ impl Drop for Guest {
     }
 }
 
+/// The namespace of the switch, and the port there that the guest is plugged into.
+fn cable(name: &str) -> (String, String) {
+    (format!("{name}-sw"), format!("v{}", std::process::id()))
+}
+
 fn boot(name: &str, dir: &Path) -> Child {
-    let (switch, port) = (format!("{name}-sw"), format!("v{}", std::process::id()));
+    let (switch, port) = cable(name);
     ip(&["netns", "add", name]);
     ip(&[
         "-n", &switch, "link", "add", &port, "type", "veth", "peer", "name", "enp0s3", "netns",
