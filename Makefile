@@ -50,7 +50,7 @@ lab: root $(site)/env ## everything: tools, build, image, 40 VMs, every stage th
 	$(call say,"Terraform: image$(comma) VMs$(comma) addresses$(comma) inventory")
 	@$(in_site) $(MAKE) --no-print-directory init
 	@$(in_site) terraform -chdir=terraform/lab plan $(tf_options) -no-color -out=$(site)/plan >$(site)/plan.log 2>&1 || { cat $(site)/plan.log; exit 1; }
-	@grep -E '^(Plan:|No changes[.]|Warnings:|- )' $(site)/plan.log; echo "The whole plan: $(SITE)/plan.log"
+	@grep -E '^(Plan:|No changes[.]|Changes to Outputs:|Warnings:|- )' $(site)/plan.log || true; echo "The whole plan: $(SITE)/plan.log"
 	@$(in_site) terraform -chdir=terraform/lab apply $(tf_options) $(site)/plan
 	$(call say,"Ansible: the stages$(comma) then verification")
 	@$(in_site) ansible-playbook playbooks/site.yml $(if $(filter-out all,$(STAGES)),--tags $(subst $(space),$(comma),$(foreach s,$(STAGES),stage$(s)) verify))
