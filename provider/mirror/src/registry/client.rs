@@ -377,28 +377,27 @@ impl Client {
         act: &str,
         build: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> Result<Response> {
-        let mut challenged = false;
-        loop {
-            let header = self.grant(repository, access).await;
-            let response = self
-                .send_with_patience(act, || {
-                    let request = build(self.fetcher.client());
-                    match &header {
-                        Some(header) => request.header(AUTHORIZATION, header.clone()),
-                        None => request,
-                    }
-                })
-                .await?;
-            if response.status() != StatusCode::UNAUTHORIZED || challenged {
-                return Ok(response);
-            }
-            challenged = true;
-            let header = self.authorize(repository, access, &response).await?;
-            self.granted
-                .lock()
-                .await
-                .insert((repository.clone(), access), header);
+        let attempt = async |header: Option<HeaderValue>| {
+            self.send_with_patience(act, || {
+                let request = build(self.fetcher.client());
+                match &header {
+                    Some(header) => request.header(AUTHORIZATION, header.clone()),
+                    None => request,
+                }
+            })
+            .await
+        };
+        let response = attempt(self.grant(repository, access).await).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
         }
+        let header = self.authorize(repository, access, &response).await?;
+        self.granted
+            .lock()
+            .await
+            .insert((repository.clone(), access), header.clone());
+        // With this one and no other: a request beside this one may have put a token of its own in the same place.
+        attempt(Some(header)).await
     }
 
     /// Sends a request again if what goes wrong may pass.
@@ -459,12 +458,7 @@ impl Client {
                 service,
                 scope,
             }) => {
-                let actions = match access {
-                    Access::Pull => "pull",
-                    Access::Push => "pull,push",
-                };
-                let scope =
-                    scope.unwrap_or_else(|| format!("repository:{}:{actions}", repository.name));
+                let scope = token_scope(access, &repository.name, scope);
                 self.token(registry, &realm, service.as_deref(), &scope)
                     .await?
             }
@@ -574,6 +568,25 @@ async fn body_of(
     Ok(reqwest::Body::wrap_stream(stream))
 }
 
+/// What a token is asked for: what the challenge names. A registry that challenges a question asked in mid-push names pulling
+/// only, and such a token would be refused by the next upload: then the scope is our own.
+fn token_scope(access: Access, repository: &str, challenged: Option<String>) -> String {
+    let actions = match access {
+        Access::Pull => "pull",
+        Access::Push => "pull,push",
+    };
+    challenged
+        .filter(|scope| access == Access::Pull || names_push(scope))
+        .unwrap_or_else(|| format!("repository:{repository}:{actions}"))
+}
+
+fn names_push(scope: &str) -> bool {
+    scope
+        .split(' ')
+        .filter_map(|one| one.rsplit(':').next())
+        .any(|actions| actions.split(',').any(|action| action == "push"))
+}
+
 fn content_digest(response: &Response) -> Option<Digest> {
     let header = response.headers().get(CONTENT_DIGEST)?;
     header.to_str().ok()?.parse().ok()
@@ -679,6 +692,35 @@ fn transport(act: &str, error: reqwest::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_to_push_with_is_never_one_to_pull_with() {
+        let mount = "repository:app:pull,push repository:base:pull";
+        let cases = [
+            (
+                Access::Pull,
+                Some("repository:app:pull"),
+                "repository:app:pull",
+            ),
+            (Access::Pull, None, "repository:app:pull"),
+            (
+                Access::Push,
+                Some("repository:app:pull"),
+                "repository:app:pull,push",
+            ),
+            (
+                Access::Push,
+                Some("repository:push/app:pull"),
+                "repository:app:pull,push",
+            ),
+            (Access::Push, None, "repository:app:pull,push"),
+            (Access::Push, Some(mount), mount),
+        ];
+        for (access, challenged, expected) in cases {
+            let scope = token_scope(access, "app", challenged.map(str::to_owned));
+            assert_eq!(scope, expected, "{access:?} {challenged:?}");
+        }
+    }
 
     #[test]
     fn a_refusal_is_told_in_the_registrys_words() {
