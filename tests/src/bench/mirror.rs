@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +17,8 @@ use super::figure::{Figure, median};
 use crate::site::{repository, succeeded};
 
 const CACHE: &str = "/var/cache/ondol/bench";
+/// A loopback address of its own, on the usual port: apt-mirror loses what it fetched from any other.
+const SERVER: &str = "127.77.0.1";
 /// As many packages as the archive has, and of them as many as are others in the changed archive.
 const PACKAGES: usize = 1600;
 const CHANGED: usize = 80;
@@ -33,22 +35,26 @@ pub fn mirror() -> Result<Vec<Figure>> {
     let archive = Archive::make()?;
     let mut figures = vec![closure()?];
     let mut costs: BTreeMap<(usize, &str), Vec<Cost>> = BTreeMap::new();
+    // Removed at the end only: a file system that has just lost thousands of files is slow to take others.
+    let mut made = Vec::new();
     for _ in 0..ROUNDS {
         for tool in TOOLS {
             let work = TempDir::new_in(CACHE).context("make a directory for the mirrors")?;
             archive.show("first")?;
             for (phase, shown) in ["first", "first", "changed"].into_iter().enumerate() {
                 archive.show(shown)?;
-                let cost = archive
+                let (cost, said) = archive
                     .cost_of(&tool.commands(&archive, work.path(), phase)?)
                     .with_context(|| format!("{} by {}", PHASES[phase], tool.name()))?;
                 costs.entry((phase, tool.name())).or_default().push(cost);
+                ensure!(
+                    count_packages(work.path())? >= PACKAGES,
+                    "{} by {} has not mirrored every package; it said:\n{said}",
+                    PHASES[phase],
+                    tool.name()
+                );
             }
-            ensure!(
-                count_packages(work.path())? >= PACKAGES,
-                "{} has not mirrored every package",
-                tool.name()
-            );
+            made.push(work);
         }
     }
     for (phase, name) in PHASES.into_iter().enumerate() {
@@ -107,7 +113,7 @@ impl Tool {
 
     /// What a person types for a mirror that clients can use, with each tool's usual settings; parallel where it can be.
     fn commands(self, archive: &Archive, work: &Path, phase: usize) -> Result<Vec<String>> {
-        let (work, url) = (work.display(), archive.url());
+        let (work, url) = (work.display(), Archive::url());
         let keyring = archive.path("upstream.gpg");
         let keyring = keyring.display();
         Ok(match self {
@@ -128,9 +134,8 @@ impl Tool {
                 vec![format!("apt-mirror {work}/mirror.list")]
             }
             Tool::Debmirror => vec![format!(
-                "debmirror --method=http --host=127.0.0.1:{} --root=/ --dist=bench --section=main --arch=amd64 --nosource --i18n --diff=none \
+                "debmirror --method=http --host={SERVER} --root=/debian --dist=bench --section=main --arch=amd64 --nosource --i18n --diff=none \
                  --rsync-extra=none --keyring={keyring} {work}/mirror",
-                archive.port
             )],
             Tool::Aptly => {
                 let settings = serde_json::json!({ "rootDir": format!("{work}/aptly"), "downloadConcurrency": 8, "gpgProvider": "gpg" });
@@ -177,7 +182,6 @@ struct Cost {
 #[derive(Debug)]
 struct Archive {
     dir: TempDir,
-    port: u16,
     server: Child,
 }
 
@@ -186,17 +190,18 @@ impl Archive {
         let debs = packages()?;
         let dir = TempDir::new().context("make a directory for the archive")?;
         let root = dir.path().join("root");
-        let pool = root.join("pool/main");
+        let pool = root.join("debian/pool/main");
         fs::create_dir_all(&pool).context("make the archive's pool")?;
         for deb in &debs {
-            let name = deb.file_name().context("a package has a name")?;
+            let name = deb.file_name().and_then(|name| name.to_str());
+            let name = without_epoch(name.context("a package has a name")?);
             fs::copy(deb, pool.join(name)).context("copy a package into the archive")?;
         }
         let archive = Self::serve(dir)?;
         archive.shell(
             "export GNUPGHOME=$PWD/gnupg; mkdir -m 700 gnupg; \
              gpg --batch --quiet --passphrase '' --quick-generate-key bench@example.org rsa3072 sign never 2>/dev/null; gpg --export >upstream.gpg; \
-             (cd root && apt-ftparchive packages pool) >all",
+             (cd root/debian && apt-ftparchive packages pool) >all",
         )?;
         let all = fs::read_to_string(archive.path("all")).context("read the list of packages")?;
         let stanzas: Vec<&str> = all
@@ -213,12 +218,12 @@ impl Archive {
             ("changed", &stanzas[CHANGED..]),
         ];
         for (state, stanzas) in states {
-            let lists = archive.path(&format!("root/{state}/bench/main/binary-amd64"));
+            let lists = archive.path(&format!("root/debian/{state}/bench/main/binary-amd64"));
             fs::create_dir_all(&lists).context("make the lists' directory")?;
             fs::write(lists.join("Packages"), stanzas.join("\n\n") + "\n")
                 .context("write the list")?;
             archive.shell(&format!(
-                "export GNUPGHOME=$PWD/gnupg; cd root/{state}/bench; xz --keep main/binary-amd64/Packages; gzip --keep main/binary-amd64/Packages; \
+                "export GNUPGHOME=$PWD/gnupg; cd root/debian/{state}/bench; xz --keep main/binary-amd64/Packages; gzip --keep main/binary-amd64/Packages; \
                  apt-ftparchive -o APT::FTPArchive::Release::Suite=bench -o APT::FTPArchive::Release::Codename=bench \
                    -o APT::FTPArchive::Release::Architectures=amd64 -o APT::FTPArchive::Release::Components=main release . >../Release; mv ../Release .; \
                  gpg --batch --quiet --clearsign --output InRelease Release; gpg --batch --quiet --armor --detach-sign --output Release.gpg Release",
@@ -228,13 +233,11 @@ impl Archive {
     }
 
     fn serve(dir: TempDir) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
-        let port = port.context("find a free port")?.port();
         let path = dir.path().display();
         let settings = format!(
             "daemon off; user root; pid {path}/pid; error_log {path}/error.log; worker_processes 1; events {{}}\n\
              http {{ access_log {path}/requests.log; sendfile on; keepalive_requests 100000; \
-             server {{ listen 127.0.0.1:{port}; root {path}/root; }} }}\n"
+             server {{ listen {SERVER}:80; root {path}/root; }} }}\n"
         );
         fs::write(dir.path().join("nginx.conf"), settings).context("configure nginx")?;
         fs::write(dir.path().join("requests.log"), "").context("make the log")?;
@@ -248,9 +251,9 @@ impl Archive {
             .stdin(Stdio::null())
             .spawn()
             .context("start nginx")?;
-        let archive = Self { dir, port, server };
+        let archive = Self { dir, server };
         let began = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while TcpStream::connect((SERVER, 80)).is_err() {
             ensure!(
                 began.elapsed() < Duration::from_secs(10),
                 "nginx does not answer"
@@ -264,12 +267,12 @@ impl Archive {
         self.dir.path().join(name)
     }
 
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/", self.port)
+    fn url() -> String {
+        format!("http://{SERVER}/debian")
     }
 
     fn show(&self, state: &str) -> Result<()> {
-        let (new, dists) = (self.path("root/new"), self.path("root/dists"));
+        let (new, dists) = (self.path("root/debian/new"), self.path("root/debian/dists"));
         symlink(state, &new).context("make a link")?;
         fs::rename(&new, &dists).context("switch the archive")
     }
@@ -280,7 +283,8 @@ impl Archive {
         succeeded(command)
     }
 
-    fn cost_of(&self, commands: &[String]) -> Result<Cost> {
+    /// What the commands cost together, and what they said.
+    fn cost_of(&self, commands: &[String]) -> Result<(Cost, String)> {
         let log = self.path("requests.log");
         let before = fs::read_to_string(&log)
             .context("read the web server's log")?
@@ -295,7 +299,7 @@ impl Archive {
             .arg(&times)
             .args(["bash", "-euc", &script])
             .current_dir(self.dir.path());
-        succeeded(command)?;
+        let said = succeeded(command)?;
         let seconds = began.elapsed().as_secs_f64();
         let times = fs::read_to_string(times).context("read the times")?;
         let fields: Vec<f64> = times
@@ -309,12 +313,13 @@ impl Archive {
             .context("read the web server's log")?
             .lines()
             .count();
-        Ok(Cost {
+        let cost = Cost {
             seconds,
             cpu_seconds: user + system,
             peak_mib: peak_kib / 1024.0,
             requests: (after - before) as f64,
-        })
+        };
+        Ok((cost, said))
     }
 }
 
@@ -390,6 +395,14 @@ fn spread(stanzas: &str, count: usize) -> Vec<String> {
         .collect()
 }
 
+/// As archives name their files; apt writes an epoch and an escaped colon into those that it downloads.
+fn without_epoch(name: &str) -> String {
+    match (name.split_once('_'), name.split_once("%3a")) {
+        (Some((package, _)), Some((_, version))) => format!("{package}_{version}"),
+        _ => name.to_owned(),
+    }
+}
+
 fn count_packages(work: &Path) -> Result<usize> {
     let mut command = Command::new("find");
     command.arg(work).args(["-name", "*.deb", "-printf", "x\n"]);
@@ -434,6 +447,12 @@ fn binaries() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_an_archive_has_no_epoch_in_its_name() {
+        assert_eq!(without_epoch("a_1%3a2.0_all.deb"), "a_2.0_all.deb");
+        assert_eq!(without_epoch("a_2.0_all.deb"), "a_2.0_all.deb");
+    }
 
     #[test]
     fn the_packages_are_spread_and_none_is_large() {
