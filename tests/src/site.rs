@@ -12,7 +12,7 @@ use serde_json::Value;
 pub struct Site {
     name: String,
     directory: PathBuf,
-    environment: Vec<(String, PathBuf)>,
+    environment: Vec<(String, String)>,
 }
 
 impl Site {
@@ -38,10 +38,16 @@ impl Site {
         }
     }
 
-    /// Gives Terraform's root module another value of a variable that is a path.
-    pub fn set_path(&mut self, variable: &str, value: &Path) {
+    /// Gives a variable of Terraform's root module a value from now on, as text or as HCL.
+    pub fn set(&mut self, variable: &str, value: &str) {
         let name = format!("TF_VAR_{variable}");
         self.environment.push((name, value.to_owned()));
+    }
+
+    /// Leaves a variable of Terraform's root module to its default again.
+    pub fn unset(&mut self, variable: &str) {
+        let name = format!("TF_VAR_{variable}");
+        self.environment.retain(|(set, _)| *set != name);
     }
 
     /// Where this site's files are, beside what `make` keeps there.

@@ -3,11 +3,13 @@
 //! The mirror has a directory of its own, because all labs of a machine share the usual one.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use ondol_tests::Site;
 use ondol_tests::site::repository;
+use serde_json::Value;
 
 const SERVER: &str = "multi-cloud-admin";
 const CLIENTS: [&str; 5] = [
@@ -35,8 +37,8 @@ fn machines_update_without_an_error_while_the_mirror_is_published_twenty_times()
     let list = fs::read_to_string(repository().join("terraform/packages.yaml"))
         .context("read the list of packages")?;
     fs::write(&packages, &list).context("write the list of packages")?;
-    site.set_path("mirror_dir", &mirror);
-    site.set_path("packages", &packages);
+    site.set("mirror_dir", &mirror.display().to_string());
+    site.set("packages", &packages.display().to_string());
     site.keep_machines(&[&[SERVER], &CLIENTS[..]].concat())?;
     site.make(&["lab", "STAGES=3"])?;
     ensure!(
@@ -52,7 +54,7 @@ fn machines_update_without_an_error_while_the_mirror_is_published_twenty_times()
             ""
         };
         fs::write(&packages, format!("{list}{more}")).context("write the list of packages")?;
-        site.must("terraform -chdir=terraform/lab apply -auto-approve -input=false -no-color -target=ondol_apt_mirror.site")?;
+        publish_again(&site)?;
     }
     for client in CLIENTS {
         site.shell(client, "touch /run/stop")?;
@@ -81,13 +83,67 @@ fn machines_update_without_an_error_while_the_mirror_is_published_twenty_times()
         );
     }
 
-    fs::write(&packages, format!("{list}more: [hello]\n")).context("write the list of packages")?;
-    site.must("terraform -chdir=terraform/lab apply -auto-approve -input=false -no-color -target=ondol_apt_mirror.site")?;
-    site.shell(
-        CLIENTS[0],
-        "apt-get -qq update && apt-get -qq install -y hello && hello",
-    )?;
+    it_goes_back_and_forth(&mut site)?;
+    another_site_has_the_same_from_an_archive(&mut site, &mirror)?;
     fs::remove_dir_all(&mirror).context("remove the mirror")
+}
+
+/// The last snapshot is without `hello`, the one before it has it.
+fn it_goes_back_and_forth(site: &mut Site) -> Result<()> {
+    let hello =
+        "apt-get -qq update && apt-get -qq install -y hello && hello && apt-get -qq purge -y hello";
+    ensure!(
+        site.shell(CLIENTS[0], hello).is_err(),
+        "hello can be installed"
+    );
+    let snapshots = output(site, "mirror_snapshots")?;
+    let snapshots = snapshots["site"]
+        .as_array()
+        .context("snapshots are listed")?;
+    let before = snapshots.iter().rev().nth(1).context("there are two")?;
+    site.set("mirror_pin", &format!("{{ site = {before} }}"));
+    publish_again(site)?;
+    site.shell(CLIENTS[0], hello)?;
+    site.unset("mirror_pin");
+    publish_again(site)?;
+    ensure!(
+        site.shell(CLIENTS[0], hello).is_err(),
+        "hello can be installed still"
+    );
+    Ok(())
+}
+
+fn another_site_has_the_same_from_an_archive(site: &mut Site, mirror: &Path) -> Result<()> {
+    let disk = site.directory().with_extension("disk");
+    fs::create_dir_all(&disk).context("make the disk's directory")?;
+    let transport = |mode: &str| format!("{{ mode = {mode:?}, directory = {disk:?} }}");
+    site.set("mirror_transport", &transport("export_archive"));
+    publish_again(site)?;
+    fs::copy(mirror.join("keys/site.asc"), disk.join("site.asc")).context("copy the key")?;
+    let here = output(site, "mirror_digest")?;
+
+    let mut other = Site::new("mirror-2")?;
+    let served = other.directory().with_extension("mirror");
+    other.set("mirror_dir", &served.display().to_string());
+    other.set("mirror_transport", &transport("import_archive"));
+    other.keep_machines(&[SERVER])?;
+    other.make(&["site-env"])?;
+    publish_again(&other)?;
+    assert_eq!(output(&other, "mirror_digest")?["site"], here["site"]);
+    fs::remove_dir_all(&disk).context("remove the disk's directory")?;
+    fs::remove_dir_all(&served).context("remove the second mirror")
+}
+
+fn publish_again(site: &Site) -> Result<()> {
+    site.must("terraform -chdir=terraform/lab apply -auto-approve -input=false -no-color -target=ondol_apt_mirror.site")
+        .map(drop)
+}
+
+fn output(site: &Site, name: &str) -> Result<Value> {
+    let json = site.must(&format!(
+        "terraform -chdir=terraform/lab output -json {name}"
+    ))?;
+    serde_json::from_str(&json).with_context(|| format!("parse output {name}"))
 }
 
 fn updating(site: &Site, client: &str) -> Result<Child> {
