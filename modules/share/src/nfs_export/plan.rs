@@ -180,8 +180,18 @@ pub(super) fn main_text(names: &BTreeSet<&str>) -> String {
     )
 }
 
-/// The same for a second server beside the one that runs, with one export and its records in a directory of its own.
+/// The same for a second server beside the one that runs, with one export and its records in a directory of its own. The export has another
+/// number: with the same one Ganesha takes over the session at the metadata servers, and the server that runs loses it.
 pub(super) fn trial_text(export: &str, port: u16, folder: &Path) -> String {
+    let export: String = export
+        .lines()
+        .map(
+            |line| match field(line, "Export_Id").and_then(|it| it.parse::<u16>().ok()) {
+                Some(id) => format!("  Export_Id = {};\n", u16::MAX - id),
+                None => format!("{line}\n"),
+            },
+        )
+        .collect();
     format!(
         "NFS_CORE_PARAM {{\n  Protocols = 4;\n  Enable_NLM = false;\n  Enable_RQUOTA = false;\n  NFS_Port = {port};\n  Bind_addr = 127.0.0.1;\n}}\n\
          NFSv4 {{\n  RecoveryRoot = \"{}\";\n  Graceless = true;\n}}\n{export}",
