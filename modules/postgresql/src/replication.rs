@@ -3,7 +3,6 @@
 //! Nothing here decides. A member that cannot be asked is [`Seen::Silent`], which is never the same as "not there".
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -432,16 +431,6 @@ pub(crate) fn slots(client: &mut Client) -> anyhow::Result<Vec<(String, bool)>> 
 /// Beside the data, where the server's owner may read it.
 pub(crate) fn passfile(data: &Path) -> PathBuf {
     beside(data, "ondol-pgpass")
-}
-
-/// Removes a directory that may be gone already.
-pub(crate) fn remove_directory(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use ondol_machine::file;
 
 use super::plan::REWIND;
 use super::{Current, Desired, Me, Primary, Role, Standby};
 use crate::client::{Client, PATIENCE};
-use crate::cluster::{Cluster, StartMode, remove_if_there};
+use crate::cluster::{Cluster, StartMode};
 use crate::instance::reload;
 use crate::replication::{Durability, Local, Member, Seen, ask, local, slots};
 use crate::scram;
@@ -113,9 +114,9 @@ pub(super) fn promote(cluster: &Cluster, timeline: u32) -> anyhow::Result<()> {
     let place = cluster.require_place()?;
     let mut client = cluster.client("postgres")?;
     // A rule from its time as a primary would make its first commit wait for standbys that do not follow yet.
-    let rule = synchronous::file(&place.conf);
+    let rule = synchronous::rule_file(&place.conf);
     if rule.exists() {
-        remove_if_there(&rule)?;
+        file::remove(&rule)?;
         reload(cluster)?;
     }
     // Before, so that a machine that dies in between does not start a primary by itself.
