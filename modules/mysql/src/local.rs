@@ -85,11 +85,7 @@ impl Place {
                 Ok(client) => return Ok(State::Running(Box::new(client))),
                 Err(error) => error,
             };
-            let no_one_listens = matches!(
-                &error,
-                client::Error::Unreachable { source, .. }
-                    if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-            );
+            let no_one_listens = error.nobody_listens();
             if no_one_listens && !is_active()? {
                 return Ok(State::Stopped);
             }

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use ondol_database::member::{ask_all, check_set};
 use ondol_kit::{Invalid, Module, Notices, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,7 +21,7 @@ use crate::members::{
     require_gtid, role_file, semi_sync, set_semi_sync, set_source, write_role_file,
 };
 use crate::replication::wait_for;
-use crate::server::Statement;
+use crate::server::{Statement, run};
 use crate::sha2;
 use crate::sql::{account, hexadecimal, literal, unhex};
 
@@ -79,31 +79,20 @@ impl TryFrom<Params> for Desired {
     type Error = Invalid;
 
     fn try_from(params: Params) -> Result<Self, Invalid> {
-        let mut names: Vec<&str> = Vec::new();
         for (index, member) in params.members.iter().enumerate() {
-            let path = format!("members[{index}].name");
             if member.name.is_empty() {
-                return Err(Invalid::new(path, "must not be empty"));
-            }
-            if names.contains(&member.name.as_str()) {
-                return Err(Invalid::new(path, "is there twice"));
-            }
-            names.push(&member.name);
-        }
-        if !names.contains(&params.name.as_str()) {
-            return Err(Invalid::new(
-                "name",
-                format!("{:?} is not among `members`", params.name),
-            ));
-        }
-        for name in params.fenced.keys() {
-            if *name == params.name || !names.contains(&name.as_str()) {
                 return Err(Invalid::new(
-                    format!("fenced.{name}"),
-                    "is not another member",
+                    format!("members[{index}].name"),
+                    "must not be empty",
                 ));
             }
         }
+        let members = params.members.iter().map(|it| it.name.as_str());
+        check_set(
+            &params.name,
+            members,
+            params.fenced.keys().map(String::as_str),
+        )?;
         let access = Access::new(params.replication)?;
         Ok(Self {
             others: (params.members.into_iter())
@@ -388,7 +377,11 @@ impl Module for MysqlSource {
             State::Stopped => bail!("the server on this machine does not run"),
             State::Running(client) => client,
         };
-        let others = ask_all(desired)?;
+        let seen = ask_all(&desired.others, |it| {
+            ask(&desired.access, &it.address, it.port)
+        })?;
+        let names = desired.others.iter().map(|it| it.name.clone());
+        let others = names.zip(seen).collect();
         let me = describe(&mut client)?;
         require_gtid(&me)?;
         let present = Present {
@@ -491,7 +484,7 @@ impl Module for MysqlSource {
                 client.run("SET GLOBAL read_only = OFF")?;
                 Ok(())
             }
-            Step::Sql(statement) => statement.run(&mut client),
+            Step::Sql(statement) => run(statement, &mut client),
             Step::CommitSemiSynchronously => {
                 set_source(&mut client, true)?;
                 // Acknowledged by a replica itself, and behind all that came before it.
@@ -510,24 +503,6 @@ impl Module for MysqlSource {
             ..Notices::default()
         }
     }
-}
-
-fn ask_all(desired: &Desired) -> anyhow::Result<Vec<(String, Seen)>> {
-    thread::scope(|scope| {
-        let asked: Vec<_> = desired
-            .others
-            .iter()
-            .map(|it| scope.spawn(|| ask(&desired.access, &it.address, it.port)))
-            .collect();
-        asked
-            .into_iter()
-            .zip(&desired.others)
-            .map(|(answer, member)| {
-                let seen = answer.join().expect("asking does not panic")?;
-                Ok((member.name.clone(), seen))
-            })
-            .collect()
-    })
 }
 
 fn look_up(client: &mut Client, desired: &Desired) -> anyhow::Result<Account> {

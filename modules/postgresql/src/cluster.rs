@@ -234,22 +234,13 @@ impl Cluster {
                 Ok(client) => return Ok(State::Running(client)),
                 Err(error) => error,
             };
-            let wait = match &error {
-                client::Error::Unreachable { source, .. }
-                    if matches!(
-                        source.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                    ) =>
-                {
-                    if !has_postmaster(&place.data)? {
-                        return Ok(State::Stopped);
-                    }
-                    true
-                }
-                // It starts or stops.
-                error => error.code() == Some("57P03"),
-            };
-            if !wait || Instant::now() > deadline {
+            let no_one_listens = error.nobody_listens();
+            if no_one_listens && !has_postmaster(&place.data)? {
+                return Ok(State::Stopped);
+            }
+            // 57P03: it starts or stops.
+            let passing = no_one_listens || error.code() == Some("57P03");
+            if !passing || Instant::now() > deadline {
                 return Err(error).with_context(|| format!("connect to cluster {self}"));
             }
             sleep(Duration::from_millis(100));

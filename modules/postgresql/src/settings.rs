@@ -121,8 +121,8 @@ pub(crate) fn ask<'a>(
             unit: row.optional(2).map(str::to_owned),
             kind: row.text(3).to_owned(),
             context: row.text(4).to_owned(),
-            pending_restart: row.yes(5),
-            altered_system: row.yes(6),
+            pending_restart: row.text(5) == "t",
+            altered_system: row.text(6) == "t",
         };
         (row.text(0).to_owned(), setting)
     };

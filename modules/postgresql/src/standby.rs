@@ -22,7 +22,7 @@ use crate::cluster::{Cluster, StartMode, State, write_file};
 use crate::hba::{self, Rule};
 use crate::instance::{reload, write_rules};
 use crate::replication::{Access, Lsn, Member, Replication, Seen, Stopped, check_member};
-use crate::server::{Statement, usual_cluster};
+use crate::server::{Statement, run, usual_cluster};
 use crate::settings::{self, Parameters};
 
 /// Make this machine's PostgreSQL cluster follow another
@@ -323,7 +323,7 @@ impl Module for PostgresqlStandby {
             Step::Reload => reload(cluster),
             Step::StartAtBoot => cluster.set_start_mode(StartMode::Auto),
             Step::Start => start(desired),
-            Step::Sql(statement) => statement.run(&mut cluster.client("postgres")?),
+            Step::Sql(statement) => run(statement, &mut cluster.client("postgres")?),
         }
     }
 
