@@ -1,8 +1,8 @@
-//! What the modules of PostgreSQL and MySQL share: a connection to a server and whom it trusts, members of a replicated set that ask each other,
-//! and SQL as steps.
+//! What the modules of PostgreSQL, MySQL and MariaDB share: a connection to a server and whom it trusts, what can be seen of another member of a
+//! replicated set, and SQL as steps.
 //!
 //! Neither protocol is spoken here, and no product's rules of promotion are: what counts as proof that nothing is lost differs for good reasons.
-//! MariaDB's modules do not use it: they ask their own server alone, through its client program, and members see each other by Galera.
+//! MariaDB's modules take only the members: they ask their own server alone, through its client program, and the rest is Galera's.
 
 pub mod connection;
 pub mod member;

@@ -1,7 +1,9 @@
 //! Members of a replicated set, and what one can see of another. Nothing here decides.
 
 use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use ondol_kit::Invalid;
 
@@ -54,6 +56,15 @@ impl<A> Seen<A> {
             Self::Denies(words) => Ok(Seen::Denies(words)),
             Self::Silent(words) => Ok(Seen::Silent(words)),
         }
+    }
+}
+
+/// Whether anything listens there. Who it is is not asked.
+pub fn knock(address: SocketAddr, patience: Duration) -> Seen<()> {
+    match TcpStream::connect_timeout(&address, patience) {
+        Ok(_) => Seen::Answers(()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Seen::Refuses,
+        Err(error) => Seen::Silent(error.to_string()),
     }
 }
 
@@ -112,6 +123,7 @@ pub fn check_set<'a>(
 #[cfg(test)]
 mod tests {
     use std::fmt;
+    use std::net::{Ipv4Addr, TcpListener};
 
     use super::*;
     use crate::connection::Peer;
@@ -175,6 +187,16 @@ mod tests {
             error.to_string(),
             "the server at db-2 is not trusted: unknown issuer"
         );
+    }
+
+    #[test]
+    fn a_port_that_nobody_listens_on_refuses() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let patience = Duration::from_secs(2);
+        assert_eq!(knock(address, patience), Seen::Answers(()));
+        drop(listener);
+        assert_eq!(knock(address, patience), Seen::Refuses);
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub fn give(path: &Path, user: &str) -> io::Result<()> {
     let found = User::from_name(user)?.ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::NotFound,
-            format!("there is no system user {user}"),
+            format!("there is no system user {user}: is its package installed?"),
         )
     })?;
     lchown(path, Some(found.uid.as_raw()), Some(found.gid.as_raw()))

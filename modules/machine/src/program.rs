@@ -293,6 +293,23 @@ mod tests {
     }
 
     #[test]
+    fn another_user_comes_with_its_group_and_the_name_stays_the_programs() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let who = Program::new("sh")
+            .args(["-c", "id -un; id -gn; pwd"])
+            .current_dir("/")
+            .as_user("daemon");
+        assert_eq!(who.succeed().unwrap().stdout, "daemon\ndaemon\n/\n");
+        let error = Program::new("false")
+            .as_user("daemon")
+            .succeed()
+            .unwrap_err();
+        assert!(error.to_string().starts_with("false ended with"), "{error}");
+    }
+
+    #[test]
     fn a_missing_program_is_named() {
         let error = Program::new("no-such-program").run().unwrap_err();
         assert_eq!(error.to_string(), "run no-such-program");

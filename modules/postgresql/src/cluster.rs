@@ -176,7 +176,10 @@ impl Cluster {
         if act == "stop" && !Path::new("/run/systemd/system").is_dir() {
             command = command.args(["-m", "fast"]);
         }
-        let Err(error) = command.succeed() else {
+        let done = command
+            .succeed()
+            .with_context(|| format!("{act} cluster {self}"));
+        let Err(error) = done else {
             return Ok(());
         };
         Err(match self.last_words() {
