@@ -155,7 +155,7 @@ impl Site {
     /// Why a call that must fail failed.
     #[track_caller]
     pub(crate) fn refusal(&self, vm: &str, module: &str, args: &Value) -> String {
-        reply::refusal(&self.call(vm, module, args))
+        reply::failure(&self.call(vm, module, args))
     }
 }
 
