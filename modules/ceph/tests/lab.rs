@@ -665,6 +665,8 @@ fn disks(site: &Site) {
     let (first, second) = (VMS[0].0, VMS[1].0);
     let file = json!({"file": "/var/lib/ceph/osd-files/a.img", "file_size_mib": 2048});
     site.settles(first, "ceph_osd", &file);
+    // Until its placement groups have settled it may rightly not go.
+    site.well();
     let gone = with(file, json!({"state": "absent", "zap": true}));
     let done = site.changes(first, "ceph_osd", &gone);
     assert!(
