@@ -8,7 +8,12 @@ MAKEFLAGS += --no-builtin-rules
 # ---- what a user may set ------------------------------------------------------------------------------------------------
 LAB      ?= ondol
 TOPOLOGY ?= terraform/topology.yaml
+# "all", or numbers: "3 4". A stage brings the stages that it stands on.
 STAGES   ?= all
+# Topics under `suites` in terraform/packages.yaml to do without, where that suite cannot be had: "mysql".
+SKIP     ?=
+# A file of variables, best kept in Ansible's vault, for passwords that are not to be generated.
+SECRETS  ?=
 SITE     ?= .ondol/$(LAB)
 REPORT   ?= target/report$(if $(filter-out ondol,$(LAB)),-$(LAB))
 
@@ -33,9 +38,13 @@ terraform   := $(shell PATH="$(PATH):/usr/local/bin:$(caller_home)/bin:$(caller_
 apt_build := gcc libc6-dev
 apt_lab   := systemd-container mmdebstrap iproute2 openssh-client python3-venv ca-certificates
 apt_test  := openssh-server chromium binutils sudo gnupg docker-registry skopeo postgresql-15 qemu-system-x86 ovmf e2fsprogs
+apt_bench := apt-mirror debmirror aptly apt-utils nginx-light time xz-utils
 
 sources := $(shell find provider modules tests -name '*.rs' -o -name '*.proto' -o -name Cargo.toml -o -path '*/fixtures/*' -type f) Cargo.toml Cargo.lock
 say = @printf '\n\033[1m%s\033[0m\n' $(1)
+
+# Every stage from the fifth on installs from the mirror (3) and calls machines by their names and addresses (4).
+stages := $(sort $(STAGES) $(if $(filter-out all 3 4,$(STAGES)),3 4))
 
 # Terraform and Ansible as `make lab` calls them; $(SITE)/env gives a person's shell the same.
 in_site = . $(site)/env &&
@@ -53,7 +62,7 @@ lab: root $(site)/env ## everything: tools, build, image, 40 VMs, every stage th
 	@grep -E '^(Plan:|No changes[.]|Changes to Outputs:|Warnings:|- )' $(site)/plan.log || true; echo "The whole plan: $(SITE)/plan.log"
 	@$(in_site) terraform -chdir=terraform/lab apply $(tf_options) $(site)/plan
 	$(call say,"Ansible: the stages$(comma) then verification")
-	@$(in_site) ansible-playbook playbooks/site.yml $(if $(filter-out all,$(STAGES)),--tags $(subst $(space),$(comma),$(foreach s,$(STAGES),stage$(s)) verify))
+	@$(in_site) ansible-playbook playbooks/site.yml $(if $(filter-out all,$(STAGES)),--tags $(subst $(space),$(comma),$(addprefix stage,$(stages)) verify)) $(if $(SECRETS),-e @$(abspath $(SECRETS)))
 	@printf '\n\033[1mDone.\033[0m  The page: %s\n       Next:      . %s; ondol-lab ls\n' "$(report)/index.html" "$(SITE)/env"
 
 plan: root $(site)/env ## what `make lab` would change in the VMs, addresses and inventory
@@ -61,7 +70,7 @@ plan: root $(site)/env ## what `make lab` would change in the VMs, addresses and
 
 lab-destroy: root $(release)/ondol-lab ## the lab and everything of it gone; downloads and images stay in /var/cache/ondol
 	@$(release)/ondol-lab --lab "$(LAB)" destroy --yes
-	@rm -rf "$(site)"
+	@rm -rf "$(site)" "$(report)/sections"
 	@echo "lab $(LAB) is gone"
 
 test: root apt-test build $(venvs:=/bin/ansible-playbook) collection nextest ## every test, as CI runs it
@@ -79,7 +88,8 @@ check: nextest ## format, lint and unit tests: the quick loop
 	@$(cargo) run --quiet --bin ondol-docs -- --check docs/provider
 	@$(cargo) run --quiet --bin ondol-module -- --check-reference docs/modules
 
-bench: root apt-test build $(venv)/bin/ansible-playbook collection ## measured figures and ratios, printed and in target/bench.json
+bench: root apt-test apt-bench build $(venv)/bin/ansible-playbook collection ## measured figures and ratios, printed and in target/bench.json
+	@$(cargo) build --release --quiet -p ondol-mirror --features sync --examples
 	@$(test_env) $(release)/ondol-bench --out target/bench.json
 
 docs: ## the generated reference in docs/
@@ -103,7 +113,7 @@ goarch := $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
 nextest := $(as_caller) $(if $(shell $(as_caller) cargo nextest --version 2>/dev/null),cargo nextest,$(abspath target/tools/bin/cargo-nextest) nextest)
 test_env := env "PATH=$(abspath $(venv))/bin:$(abspath $(release)):$(dir $(terraform)):$(PATH)" ONDOL_BIN_DIR="$(abspath $(release))"
 
-.PHONY: root need-cargo need-terraform apt-build apt-lab apt-test collection nextest init docs-check site-env
+.PHONY: root need-cargo need-terraform apt-build apt-lab apt-test apt-bench collection nextest init docs-check site-env
 root:
 	@test "$$(id -u)" = 0 || { echo "this needs root, for network namespaces and mounts: sudo make $(MAKECMDGOALS)"; exit 1; }
 
@@ -127,6 +137,7 @@ endef
 apt-build: ; $(call apt_install,$(apt_build))
 apt-lab: ; $(call apt_install,$(apt_lab))
 apt-test: ; $(call apt_install,$(apt_build) $(apt_lab) $(apt_test))
+apt-bench: ; $(call apt_install,$(apt_bench))
 
 # The caller owns target/, so that a later build without sudo works.
 target:
@@ -166,7 +177,7 @@ collection: build $(venv)/bin/ansible-playbook
 
 # One directory per lab: Terraform's state, keys, inventory, and the environment that Terraform and Ansible need.
 $(site)/env: FORCE | need-terraform apt-lab build collection $(venv)/bin/ansible-playbook
-	@mkdir -p -m 0700 $(site)
+	@mkdir -p -m 0700 $(site) $(site)/secrets
 	@test -f $(site)/id_ed25519 || ssh-keygen -q -t ed25519 -N '' -C "ondol lab $(LAB)" -f $(site)/id_ed25519
 	@printf 'provider_installation {\n  filesystem_mirror {\n    path = "%s"\n  }\n}\n' "$(mirror)" > $(site)/terraformrc
 	@{ echo '# The environment of this lab for a shell: . $(SITE)/env'; \
@@ -174,6 +185,7 @@ $(site)/env: FORCE | need-terraform apt-lab build collection $(venv)/bin/ansible
 	   echo 'export ONDOL_LAB="$(LAB)"'; \
 	   echo 'export TF_CLI_CONFIG_FILE="$(site)/terraformrc" TF_DATA_DIR="$(site)/terraform" TF_IN_AUTOMATION=1'; \
 	   echo 'export TF_VAR_lab="$(LAB)" TF_VAR_site_dir="$(site)" TF_VAR_topology="$(abspath $(TOPOLOGY))"'; \
+	   echo 'export TF_VAR_skip='"'"'[$(subst $(space),$(comma),$(foreach topic,$(SKIP),"$(topic)"))]'"'"; \
 	   echo 'export ANSIBLE_CONFIG="$(abspath playbooks)/ansible.cfg" ANSIBLE_INVENTORY="$(site)/inventory.yml"'; \
 	   echo 'export ANSIBLE_COLLECTIONS_PATH="$(collections)" ONDOL_REPORT="$(report)"'; } > $@
 

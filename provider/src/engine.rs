@@ -11,12 +11,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use ondol_virtualbox::answer::HostAdapter;
 pub use ondol_virtualbox::command::{
     Attachment, BootDevice, Chipset, Firmware, Forward, NicModel, Promiscuous, Protocol,
 };
 pub use ondol_virtualbox::spec::{Hardware, StaticNetwork};
 use tokio::io::{AsyncRead, AsyncWrite};
 use uuid::Uuid;
+
+use crate::engines::virtualbox::VirtualBoxEngine;
 
 /// A byte stream to a guest.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -89,8 +92,8 @@ pub struct SharedFolder {
     pub read_only: bool,
 }
 
-/// What is put on a VM's disk before its first boot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is put on a VM's disk before its first boot. Empty for a VM that was made without.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seed {
     pub user: String,
     pub authorized_keys: Vec<String>,
@@ -200,8 +203,20 @@ pub struct HostFacts {
     pub memory_mib: u64,
     /// Where the VMs' disks live.
     pub disk_free_mib: u64,
+    pub memory_free_mib: Option<u64>,
     /// Tool to the version it prints.
     pub tools: BTreeMap<String, String>,
+    pub operating_system: Option<String>,
+    /// VT-x or AMD-V, usable.
+    pub cpu_virtualization: Option<bool>,
+    /// The engine's kernel driver is there.
+    pub driver: Option<bool>,
+    /// Another hypervisor that holds the processor's virtualization.
+    pub hypervisor: Option<String>,
+    /// Windows' virtualization-based security runs.
+    pub vbs: Option<bool>,
+    /// What VMs can be bridged with.
+    pub adapters: Vec<HostAdapter>,
 }
 
 /// Why an engine could not do something. `host` is a key of the provider's `hosts`.
@@ -243,6 +258,10 @@ pub enum EngineError {
 pub trait Engine: Send + Sync {
     /// The key in `hosts`.
     fn host(&self) -> &str;
+    /// Itself, where VirtualBox runs the VMs: for what no other engine has.
+    fn virtualbox(&self) -> Option<&VirtualBoxEngine> {
+        None
+    }
     /// Tells networks apart in which the same address may exist twice.
     fn network_scope(&self) -> String;
     /// Whether the host can be used at all: its tools, its rights, its storage.

@@ -577,7 +577,7 @@ fn what_is_damaged_is_mended(apt: &AptSite) {
         }),
         ("Packages", &|| {
             std::fs::write(
-                apt.published("dists/stable/main/binary-amd64/Packages.xz"),
+                apt.published("dists/stable/main/binary-amd64/Packages.gz"),
                 "x",
             )
             .unwrap()

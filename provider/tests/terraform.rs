@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
+#[expect(dead_code, reason = "each test file uses its own part of the support")]
 mod site;
 
 use std::ops::ControlFlow;
@@ -783,7 +784,7 @@ fn a_topology_becomes_a_typed_value_or_names_its_mistakes() {
     }
 }
 
-/// Each example as it stands: applied, planned again without a change, destroyed.
+/// Each example of the lab as it stands: applied, planned again without a change, destroyed.
 #[test]
 fn every_example_works_as_it_is_written() {
     if !possible() {
@@ -799,11 +800,13 @@ fn every_example_works_as_it_is_written() {
     examples.sort();
     assert!(examples.len() >= 9, "{examples:?}");
     for example in examples {
+        let text = std::fs::read_to_string(example.join("main.tf")).unwrap();
+        // Those are tried where there is one.
+        if text.contains("engine = \"virtualbox\"") {
+            continue;
+        }
         eprintln!("=== {}", example.display());
-        let mut site = Site::new(
-            "ex",
-            &std::fs::read_to_string(example.join("main.tf")).unwrap(),
-        );
+        let mut site = Site::new("ex", &text);
         if let Ok(topology) = std::fs::read_to_string(example.join("topology.yaml")) {
             site.write("topology.yaml", &topology);
         }

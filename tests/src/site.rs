@@ -12,6 +12,7 @@ use serde_json::Value;
 pub struct Site {
     name: String,
     directory: PathBuf,
+    environment: Vec<(String, String)>,
 }
 
 impl Site {
@@ -33,7 +34,25 @@ impl Site {
         Site {
             name: name.to_owned(),
             directory,
+            environment: Vec::new(),
         }
+    }
+
+    /// Gives a variable of Terraform's root module a value from now on, as text or as HCL.
+    pub fn set(&mut self, variable: &str, value: &str) {
+        let name = format!("TF_VAR_{variable}");
+        self.environment.push((name, value.to_owned()));
+    }
+
+    /// Leaves a variable of Terraform's root module to its default again.
+    pub fn unset(&mut self, variable: &str) {
+        let name = format!("TF_VAR_{variable}");
+        self.environment.retain(|(set, _)| *set != name);
+    }
+
+    /// Where this site's files are, beside what `make` keeps there.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     pub fn name(&self) -> &str {
@@ -59,6 +78,17 @@ impl Site {
         fs::write(self.topology(), text.replace(from, to)).context("write the topology")
     }
 
+    /// Leaves only these machines in the topology, for a test of one stage. Every line of a machine is one line of the file.
+    pub fn keep_machines(&self, wanted: &[&str]) -> Result<()> {
+        let text = fs::read_to_string(self.topology()).context("read the topology")?;
+        let (text, kept) = only(&text, wanted);
+        ensure!(
+            kept == wanted.len(),
+            "the topology has {kept} of {wanted:?}"
+        );
+        fs::write(self.topology(), text).context("write the topology")
+    }
+
     /// `make TARGETS` for this site, as a user types it. Fails, with all it printed, unless it exits with 0.
     pub fn make(&self, targets: &[&str]) -> Result<String> {
         let mut command = Command::new("make");
@@ -69,6 +99,7 @@ impl Site {
             .arg(format!("SITE={}", self.directory.display()))
             .arg(format!("TOPOLOGY={}", self.topology().display()))
             .arg(format!("REPORT={}", self.report().display()))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env_remove("MAKEFLAGS")
             .env_remove("MAKELEVEL")
             .current_dir(repository());
@@ -94,6 +125,7 @@ impl Site {
                 "-euc",
                 &format!(". {}/env; {script}", self.directory.display()),
             ])
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(repository())
             .stdin(Stdio::null());
         command
@@ -146,11 +178,25 @@ pub fn repository() -> &'static Path {
         .expect("the tests crate lies in the repository")
 }
 
+/// A topology's text without the machines that are not wanted, and how many are left.
+fn only(topology: &str, wanted: &[&str]) -> (String, usize) {
+    let name = |line: &str| {
+        let (name, _) = line.trim().strip_prefix("- { name: ")?.split_once(',')?;
+        Some(name.to_owned())
+    };
+    let is_wanted = |name: &String| wanted.contains(&name.as_str());
+    let kept = topology.lines().filter_map(name).filter(is_wanted).count();
+    let lines = topology
+        .lines()
+        .filter(|line| name(line).is_none_or(|name| is_wanted(&name)));
+    (lines.map(|line| format!("{line}\n")).collect(), kept)
+}
+
 fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn succeeded(mut command: Command) -> Result<String> {
+pub(crate) fn succeeded(mut command: Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -163,4 +209,18 @@ fn succeeded(mut command: Command) -> Result<String> {
         output.status
     );
     Ok(stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topology_is_cut_to_the_machines_that_are_wanted() {
+        let text = "vms:\n  - { name: a, id: 1 }\n  - { name: ab, id: 2 }\n# end\n";
+        assert_eq!(
+            only(text, &["ab", "c"]),
+            ("vms:\n  - { name: ab, id: 2 }\n# end\n".to_owned(), 1)
+        );
+    }
 }

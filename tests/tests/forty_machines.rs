@@ -39,9 +39,9 @@ fn make_lab_builds_names_addresses_and_proves_the_forty_machines() -> Result<()>
     step("a netplan edited by hand is seen and mended");
     a_netplan_edited_by_hand_is_mended(&site)?;
 
-    step("`make lab` after all that is green, and then idle");
-    site.make(&["lab"])?;
-    nothing_changed_in_any_play(&site.make(&["lab"])?)?;
+    step("the first stages after all that are green, and then idle");
+    site.make(&["lab", "STAGES=3 4"])?;
+    nothing_changed_in_any_play(&site.make(&["lab", "STAGES=3 4"])?)?;
 
     step("`make lab-destroy` leaves nothing");
     ensure!(

@@ -2,11 +2,14 @@
 //!
 //! "No such thing" is an answer of the monitors. Silence, a refused key and an unknown state are errors, never absence.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use ondol_machine::program::{Output, Program};
 use serde::de::DeserializeOwned;
+
+use crate::conf;
 
 /// Why a command brought no result.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,12 @@ impl Cluster {
     /// By these options of `ceph` instead of the machine's own configuration.
     pub(crate) fn with_options(options: Vec<String>, connect: Duration) -> Self {
         Self { options, connect }
+    }
+
+    /// Whether this machine was ever told of a cluster. Without [`conf::PATH`] it can neither ask one nor change one, so what is wanted there is
+    /// planned as if nothing were there: in check mode an earlier task may be about to found the cluster, and otherwise the first step fails.
+    pub(crate) fn is_known(&self) -> bool {
+        !self.options.is_empty() || Path::new(conf::PATH).exists()
     }
 
     /// Standard output of a command.

@@ -292,6 +292,10 @@ impl Module for CephConfig {
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Current> {
         let mut current = Current::default();
+        let sets = desired.options.values().any(Option::is_some);
+        if !self.cluster.is_known() && (sets || desired.flags.values().any(|it| *it)) {
+            return Ok(current);
+        }
         if !desired.options.is_empty() {
             let dump: Vec<Set> = self.cluster.ask(&["config", "dump"])?;
             self.later = dump

@@ -211,6 +211,9 @@ impl Module for CephCrushRule {
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Current> {
         self.name.clone_from(&desired.name);
+        if desired.present && !self.cluster.is_known() {
+            return Ok(Current::default());
+        }
         let rules: Vec<Rule> = self.cluster.ask(&["osd", "crush", "rule", "dump"])?;
         let mut current = Current::default();
         if let Some(rule) = rules.iter().find(|it| it.rule_name == desired.name) {

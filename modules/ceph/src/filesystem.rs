@@ -382,6 +382,9 @@ impl Module for CephFilesystem {
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Current> {
         self.name.clone_from(&desired.name);
+        if matches!(desired.want, Want::Present { .. }) && !self.cluster.is_known() {
+            return Ok(Current::default());
+        }
         let listed: Vec<Listed> = self.cluster.ask(&["fs", "ls"])?;
         let mut current = Current {
             listed: listed.into_iter().find(|it| it.name == desired.name),

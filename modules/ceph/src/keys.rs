@@ -296,6 +296,9 @@ impl Module for CephKey {
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Current> {
         use std::os::unix::fs::MetadataExt as _;
         self.name.clone_from(&desired.name);
+        if desired.present && !self.cluster.is_known() {
+            return Ok(Current::default());
+        }
         let mut keyring = Keyring::default();
         if let Some(path) = &desired.keyring {
             keyring.text = file::read(path)?;

@@ -92,7 +92,7 @@ impl TryFrom<Params> for Desired {
 }
 
 /// The daemon, and the managers as the cluster tells them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Current {
     daemon: daemon::Observed,
     active: String,
@@ -216,6 +216,9 @@ impl Module for CephManager {
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Current> {
         self.daemon = Some(desired.daemon.clone());
+        if desired.present && !self.cluster.is_known() {
+            return Ok(Current::default());
+        }
         let map: Map = self.cluster.ask(&["mgr", "dump"])?;
         let standbys = map.standbys.iter().map(|it| it.name.clone()).collect();
         let current = Current {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 /// From `ceph osd dump`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct OsdMap {
     pub(crate) fsid: Uuid,
     pub(crate) flags_set: BTreeSet<String>,

@@ -159,6 +159,9 @@ impl Module for CephMds {
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Current> {
         self.daemon = Some(desired.daemon.clone());
+        if desired.present && !self.cluster.is_known() {
+            return Ok(Current::default());
+        }
         let dump: Dump = self.cluster.ask(&["fs", "dump"])?;
         let current = Current {
             daemon: desired.daemon.observe(&self.cluster)?,

@@ -186,6 +186,9 @@ impl Module for CephRbdImage {
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Option<Image>> {
         self.spec = format!("{}/{}", desired.pool, desired.name);
+        if desired.image.is_some() && !self.cluster.is_known() {
+            return Ok(None);
+        }
         // The list, because a missing pool and a missing image have one and the same exit status.
         let listed = self
             .cluster

@@ -233,6 +233,9 @@ impl Module for CephRgw {
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Current> {
         self.daemon = Some(desired.daemon.clone());
+        if desired.present && !self.cluster.is_known() {
+            return Ok(Current::default());
+        }
         let section = desired.daemon.entity();
         let dump: Vec<Set> = self.cluster.ask(&["config", "dump"])?;
         Ok(Current {

@@ -323,6 +323,9 @@ impl Module for CephRgwUser {
         self.uid.clone_from(&desired.uid);
         self.zone = vec!["--rgw-zone".to_owned(), desired.zone.clone()];
         let mut current = Current::default();
+        if matches!(desired.want, Want::Present { .. }) && !self.cluster.is_known() {
+            return Ok(current);
+        }
         // Looking would make the pools of a zone that is not there.
         if !has_pool(&self.cluster, &format!("{}.rgw.meta", desired.zone))? {
             return Ok(current);

@@ -203,6 +203,9 @@ impl Module for CephRgwZone {
         } = desired;
         self.place = [realm.clone(), zonegroup.clone(), zone.clone()];
         let mut current = Current::default();
+        if !self.cluster.is_known() {
+            return Ok(current);
+        }
         if has_pool(&self.cluster, ".rgw.root")? {
             current.realms = self.ask::<Realms>(&["realm", "list"])?.realms;
             current.zonegroups = self.ask::<Zonegroups>(&["zonegroup", "list"])?.zonegroups;

@@ -193,6 +193,7 @@ fn a_cluster_is_founded_used_and_survives_the_loss_of_a_machine() {
         began,
     };
     site.note("three VMs run");
+    before_there_is_a_cluster(&site);
     founds(&site);
     managers(&site);
     osds(&site);
@@ -208,6 +209,62 @@ fn a_cluster_is_founded_used_and_survives_the_loss_of_a_machine() {
     if std::env::var_os("ONDOL_TEST_HOLD").is_some() {
         std::mem::forget(site);
     }
+}
+
+/// Check mode of a whole play comes here before the cluster does: it foresees, and nothing is done or taken for granted.
+fn before_there_is_a_cluster(site: &Site) {
+    let first = VMS[0].0;
+    for (name, args) in [
+        ("ceph_monitor", monitor(json!({}))),
+        ("ceph_manager", json!({})),
+        ("ceph_config", json!({"options": {"mon": {"x": "1"}}})),
+        (
+            "ceph_osd",
+            json!({"device": DEVICE, "memory_target_mib": 896}),
+        ),
+        ("ceph_mds", json!({})),
+        ("ceph_crush_rule", json!({"name": "by_host"})),
+        (
+            "ceph_pool",
+            json!({"name": "vms", "size": 3, "crush_rule": "by_host"}),
+        ),
+        (
+            "ceph_filesystem",
+            json!({"name": "shared", "metadata_pool": "m", "data_pools": ["d"]}),
+        ),
+        (
+            "ceph_rbd_image",
+            json!({"pool": "vms", "name": "disk", "size_mib": 16}),
+        ),
+        (
+            "ceph_key",
+            json!({"name": "client.vms", "caps": {"mon": "profile rbd"}}),
+        ),
+        (
+            "ceph_rgw_zone",
+            json!({"realm": "site", "zonegroup": "home", "zone": "lab"}),
+        ),
+        ("ceph_rgw", json!({"port": 8080})),
+        (
+            "ceph_rgw_user",
+            json!({"uid": "a", "display_name": "A", "access_key": "A", "secret_key": S3_SECRET}),
+        ),
+    ] {
+        let answer = site.call(first, name, &args, "check");
+        assert_eq!(answer["failed"], json!(null), "{answer}");
+        assert_eq!(answer["changed"], json!(true), "{answer}");
+    }
+    for (name, args) in [
+        ("ceph_crush_rule", json!({"name": "by_host"})),
+        (
+            "ceph_crush_rule",
+            json!({"name": "by_host", "state": "absent"}),
+        ),
+    ] {
+        site.refuses(first, name, &args, "cannot reach the monitors");
+    }
+    site.lab
+        .sh(first, "test ! -e /etc/ceph/ceph.conf; test -z \"$(ls /var/lib/ceph/mon /var/lib/ceph/osd | grep -v :)\"");
 }
 
 fn founds(site: &Site) {

@@ -36,6 +36,7 @@ pub(crate) const MODULES: &[Entry] = &[
     Entry::probe::<ondol_mysql::status::MysqlStatus>(),
     Entry::module::<ondol_mysql::user::MysqlUser>(),
     Entry::module::<ondol_netplan::Netplan>(),
+    Entry::module::<ondol_share::nfs_export::NfsExport>(),
     Entry::module::<ondol_postgresql::PostgresqlDatabase>(),
     Entry::module::<ondol_postgresql::PostgresqlExtension>(),
     Entry::module::<ondol_postgresql::PostgresqlFence>(),
@@ -48,6 +49,9 @@ pub(crate) const MODULES: &[Entry] = &[
     Entry::module::<ondol_postgresql::PostgresqlSynchronous>(),
     Entry::probe::<ondol_host::reachability::Reachability>(),
     Entry::probe::<ondol_report::ReportModule>(),
+    Entry::module::<ondol_share::samba_share::SambaShare>(),
+    Entry::module::<ondol_share::samba_user::SambaUser>(),
+    Entry::module::<ondol_share::vsftpd::Vsftpd>(),
 ];
 
 pub(crate) fn find(name: &str) -> Option<&'static Entry> {

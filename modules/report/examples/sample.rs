@@ -125,6 +125,7 @@ fn main() {
                 "No changes. Your infrastructure matches the configuration.".to_owned(),
             )],
             matrix,
+            figures: vec![],
             timeline: vec![
                 Event {
                     at: "14:02:10".to_owned(),

@@ -22,6 +22,28 @@ fn rfc3339(seconds: u64) -> String {
     )
 }
 
+/// Seconds since 1970 of a point in time as RFC 3339 in UTC, with or without a fraction of a second.
+pub(crate) fn seconds(text: &str) -> Option<f64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let mut date = date.splitn(3, '-').map(|part| part.parse::<u64>().ok());
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let mut time = time.splitn(3, ':');
+    let (hour, minute) = (time.next()?.parse::<u32>(), time.next()?.parse::<u32>());
+    let second: f64 = time.next()?.parse().ok()?;
+    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // As in `civil`: the year begins in March.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    let days = u32::try_from(days - 719_468).ok()?;
+    Some(f64::from(days) * 86_400.0 + f64::from(hour.ok()? * 3600 + minute.ok()? * 60) + second)
+}
+
 /// Year, month and day of a number of days since 1970-01-01, counting years from March so that the leap day comes last.
 fn civil(days: u64) -> (u64, u64, u64) {
     // 719468 days lie between 0000-03-01 and 1970-01-01; 146097 are 400 years.
@@ -45,6 +67,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_fraction_counts_and_other_texts_are_no_time() {
+        assert_eq!(seconds("1970-01-01T00:01:00.250Z"), Some(60.25));
+        for text in [
+            "",
+            "14:01",
+            "1970-01-01T00:00:00+09:00",
+            "1970-13-01T00:00:00Z",
+            "1970-01-01T00:00Z",
+            "1969-01-01T00:00:00Z",
+        ] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn known_points_in_time() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
@@ -55,6 +92,7 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(rfc3339(seconds), text);
+            assert_eq!(super::seconds(text), Some(seconds as f64));
         }
     }
 }

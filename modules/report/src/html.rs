@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
-use crate::model::{Cell, Check, Event, Host, Report, Section, Standing, Verdict, Vm};
+use crate::clock;
+use crate::model::{Cell, Check, Event, Figure, Host, Report, Section, Standing, Verdict, Vm};
 
 /// Upper ends of the heat map's steps in milliseconds; what is slower has the last colour.
 const STEPS_MS: [f64; 5] = [0.2, 0.5, 1.0, 5.0, 20.0];
@@ -486,9 +487,9 @@ fn failures<'a>(out: &mut String, report: &'a Report, anchors: &mut Anchors<'a>)
     out.push_str("</div>\n</section>\n");
 }
 
-/// What passed, one line for each name with its subjects below, and the timeline.
+/// What was measured, what passed, one line for each name with its subjects below, and the timeline.
 fn checks<'a>(out: &mut String, section: &'a Section, anchors: &mut Anchors<'a>) {
-    if section.checks.is_empty() && section.timeline.is_empty() {
+    if section.checks.is_empty() && section.figures.is_empty() && section.timeline.is_empty() {
         return;
     }
     let failed = section.checks.iter().filter(|check| !check.ok).count();
@@ -507,6 +508,7 @@ fn checks<'a>(out: &mut String, section: &'a Section, anchors: &mut Anchors<'a>)
         },
         time(&section.recorded_at),
     );
+    figures(out, &section.figures);
     let mut names: Vec<&str> = Vec::new();
     let mut groups: HashMap<&str, Vec<&Check>> = HashMap::new();
     for check in &section.checks {
@@ -579,18 +581,45 @@ fn evidence(check: &Check) -> String {
     }
 }
 
+fn figures(out: &mut String, figures: &[Figure]) {
+    if figures.is_empty() {
+        return;
+    }
+    out.push_str("<dl class=\"counts figures\">\n");
+    for figure in figures {
+        let _ = writeln!(
+            out,
+            "<div><dt>{}</dt><dd>{}{}{}</dd></div>",
+            esc(&figure.name),
+            number(figure.value),
+            if figure.unit.is_empty() { "" } else { " " },
+            esc(&figure.unit)
+        );
+    }
+    out.push_str("</dl>\n");
+}
+
+/// Each event with the time since the first one, where both say when in RFC 3339.
 fn timeline(out: &mut String, events: &[Event]) {
     if events.is_empty() {
         return;
     }
     let mut events: Vec<&Event> = events.iter().collect();
     events.sort_by(|a, b| a.at.cmp(&b.at));
+    let begin = clock::seconds(&events[0].at);
     out.push_str("<ol class=\"time\">\n");
     for event in events {
+        let since = begin.zip(clock::seconds(&event.at));
+        let (shown, title) = match since {
+            Some((begin, now)) => (
+                format!("+{:.1} s", now - begin),
+                format!(" title=\"{}\"", esc(&event.at)),
+            ),
+            None => (esc(&event.at), String::new()),
+        };
         let _ = write!(
             out,
-            "<li><span class=\"soft mono\">{}</span> <span class=\"what\">{}</span>",
-            esc(&event.at),
+            "<li><span class=\"soft mono at\"{title}>{shown}</span> <span class=\"what\">{}</span>",
             esc(&event.what)
         );
         if !event.detail.is_empty() {

@@ -87,6 +87,9 @@ pub struct Section {
     pub recorded_at: String,
     pub checks: Vec<Check>,
     pub matrix: Vec<Cell>,
+    /// Absent in a section that was recorded before there were any.
+    #[serde(default)]
+    pub figures: Vec<Figure>,
     pub timeline: Vec<Event>,
 }
 
@@ -131,6 +134,19 @@ pub struct Cell {
 
 fn yes() -> bool {
     true
+}
+
+/// A number that was measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Figure {
+    /// What was measured, for example C(longest time without a write).
+    pub name: String,
+    /// The number.
+    pub value: f64,
+    /// Its unit, for example C(s).
+    #[serde(default)]
+    pub unit: String,
 }
 
 /// Something that happened.

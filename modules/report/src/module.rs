@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::html::render;
-use crate::model::{Cell, Check, Event, Host, Machine, Report, Section, Verdict};
+use crate::model::{Cell, Check, Event, Figure, Host, Machine, Report, Section, Verdict};
 
 /// Record checks in a report page and its JSON twin
 ///
@@ -38,7 +38,10 @@ pub struct Params {
     /// Which machine reaches which: the C(matrix) of every M(ondol.cloud.reachability), in one list.
     #[serde(default)]
     matrix: Vec<Cell>,
-    /// What happened when, for drills.
+    /// What was measured. It is shown above the timeline.
+    #[serde(default)]
+    figures: Vec<Figure>,
+    /// What happened when, for drills. A section with a timeline shows the time since its first event too.
     #[serde(default)]
     timeline: Vec<Event>,
 }
@@ -85,10 +88,12 @@ impl TryFrom<Params> for Desired {
                 recorded_at: clock::now(),
                 checks: params.checks,
                 matrix: params.matrix,
+                figures: params.figures,
                 timeline: params.timeline,
             }),
             None if params.checks.is_empty()
                 && params.matrix.is_empty()
+                && params.figures.is_empty()
                 && params.timeline.is_empty() =>
             {
                 None
@@ -96,7 +101,7 @@ impl TryFrom<Params> for Desired {
             None => {
                 return Err(Invalid::new(
                     "section",
-                    "is needed to record `checks`, `matrix` or `timeline`",
+                    "is needed to record `checks`, `matrix`, `figures` or `timeline`",
                 ));
             }
         };
@@ -359,7 +364,7 @@ mod tests {
             ),
             (
                 serde_json::json!({"path": "/r", "checks": [{"name": "n", "subject": "a", "ok": true}]}),
-                "section: is needed to record `checks`, `matrix` or `timeline`",
+                "section: is needed to record `checks`, `matrix`, `figures` or `timeline`",
             ),
             (
                 serde_json::json!({"path": "/r", "topology": [{"name": "h", "vms": [{"name": "a"}, {"name": "a"}]}]}),

@@ -226,11 +226,7 @@ impl Lab {
         for record in self.records()? {
             let names = self.names(&record.spec.name);
             let supervisor = self.supervisor_in(&record.spec.name, &supervisors);
-            let state = if supervisor.is_some() {
-                PowerState::Running
-            } else {
-                PowerState::Stopped
-            };
+            let state = power_state(supervisor.is_some());
             let addresses = if supervisor.is_some() {
                 network::addresses(&names)?
             } else {
@@ -460,15 +456,16 @@ impl Lab {
 
     /// Records of VMs whose creation was finished.
     fn records(&self) -> Result<Vec<Record>> {
-        let mut records = Vec::new();
-        for name in self.store().names()? {
-            records.extend(
-                self.store()
-                    .read(&name)?
-                    .filter(|record| record.phase == Phase::Ready),
-            );
-        }
-        Ok(records)
+        self.each_record()?.collect()
+    }
+
+    /// One after the other, so that who looks for one of them does not hold them all.
+    fn each_record(&self) -> Result<impl Iterator<Item = Result<Record>>> {
+        let read = |name: String| match self.store().read(&name) {
+            Ok(record) => record.filter(|record| record.phase == Phase::Ready).map(Ok),
+            Err(error) => Some(Err(error)),
+        };
+        Ok(self.store().names()?.into_iter().filter_map(read))
     }
 
     fn record(&self, id_or_name: &str) -> Result<Option<Record>> {
@@ -478,7 +475,10 @@ impl Lab {
             return Ok(Some(record).filter(|record| record.phase == Phase::Ready));
         }
         match Uuid::parse_str(id_or_name) {
-            Ok(id) => Ok(self.records()?.into_iter().find(|record| record.id == id)),
+            Ok(id) => self
+                .each_record()?
+                .find(|record| record.as_ref().map_or(true, |record| record.id == id))
+                .transpose(),
             Err(_) => Ok(None),
         }
     }
@@ -525,8 +525,10 @@ impl Lab {
     }
 
     fn supervisor(&self, vm: &str) -> Result<Option<Supervisor>> {
-        let all = process::supervisors()?;
-        Ok(self.supervisor_in(vm, &all).cloned())
+        let (names, places) = (self.names(vm), self.places(vm));
+        let found =
+            process::supervisors_that(|supervisor| supervisor.is_of(&names.machine, &places.root))?;
+        Ok(found.into_iter().next())
     }
 
     fn supervisor_in<'a>(&self, vm: &str, all: &'a [Supervisor]) -> Option<&'a Supervisor> {
@@ -536,16 +538,12 @@ impl Lab {
     }
 
     fn power_state(&self, vm: &str, all: &[Supervisor]) -> PowerState {
-        if self.supervisor_in(vm, all).is_some() {
-            PowerState::Running
-        } else {
-            PowerState::Stopped
-        }
+        power_state(self.supervisor_in(vm, all).is_some())
     }
 
     fn seen(&self, record: Record) -> Result<Vm> {
-        let state = self.power_state(&record.spec.name, &process::supervisors()?);
-        Ok(vm(record, state))
+        let supervisor = self.supervisor(&record.spec.name)?;
+        Ok(vm(record, power_state(supervisor.is_some())))
     }
 
     fn macs(&self, spec: &VmSpec) -> Vec<String> {
@@ -1002,6 +1000,14 @@ fn attach_disks(places: &Places, spec: &VmSpec) -> Result<Vec<(String, Attached)
         .keys()
         .map(|key| Ok((key.clone(), disks::attach(&places.disks, key)?)))
         .collect()
+}
+
+fn power_state(has_supervisor: bool) -> PowerState {
+    if has_supervisor {
+        PowerState::Running
+    } else {
+        PowerState::Stopped
+    }
 }
 
 fn power_off(supervisor: &Supervisor, timeout: Duration) -> Result<()> {

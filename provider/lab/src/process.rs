@@ -27,7 +27,8 @@ pub(crate) struct Process {
 pub(crate) struct Supervisor {
     pub process: Process,
     parent: i32,
-    arguments: Vec<String>,
+    /// As the kernel gives them, each with a zero byte at its end: a site has thousands, so they stay in one piece.
+    arguments: Vec<u8>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -115,7 +116,8 @@ impl Process {
 impl Supervisor {
     fn argument(&self, name: &str) -> Option<&str> {
         self.arguments
-            .iter()
+            .split(|byte| *byte == 0)
+            .filter_map(|argument| std::str::from_utf8(argument).ok())
             .find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='))
     }
 
@@ -167,21 +169,33 @@ fn bounding_set(process: &str) -> Result<u64> {
 
 /// All containers that run on the machine, ours and others'.
 pub(crate) fn supervisors() -> Result<Vec<Supervisor>> {
-    let found: Vec<Supervisor> = pids()?.into_iter().filter_map(supervisor).collect();
-    let is_child = |one: &Supervisor| {
-        found
-            .iter()
-            .any(|other| other.process.pid == one.parent && other.arguments == one.arguments)
-    };
-    Ok(found.iter().filter(|one| !is_child(one)).cloned().collect())
+    supervisors_that(|_| true)
+}
+
+/// Those of them that are wanted. What is not wanted is not kept while the rest is read.
+pub(crate) fn supervisors_that(is_wanted: impl Fn(&Supervisor) -> bool) -> Result<Vec<Supervisor>> {
+    let found = pids()?.into_iter().filter_map(supervisor);
+    let mut found: Vec<Supervisor> = found.filter(is_wanted).collect();
+    let children: Vec<i32> = found
+        .iter()
+        .filter(|one| {
+            found
+                .iter()
+                .any(|other| other.process.pid == one.parent && other.arguments == one.arguments)
+        })
+        .map(|child| child.process.pid)
+        .collect();
+    found.retain(|one| !children.contains(&one.process.pid));
+    Ok(found)
 }
 
 /// Processes of `ondol-lab proxy` into a lab, whoever started them: an ssh that shares its connection keeps one for minutes.
 pub(crate) fn proxies(lab: &str) -> Result<Vec<i32>> {
     let is_proxy = |pid: &i32| {
         let environment = || fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        arguments(*pid)
-            .is_some_and(|words| proxied_lab(&words, environment).as_deref() == Some(lab))
+        arguments(*pid).is_some_and(|arguments| {
+            proxied_lab(&words(&arguments), environment).as_deref() == Some(lab)
+        })
     };
     Ok(pids()?.into_iter().filter(is_proxy).collect())
 }
@@ -231,14 +245,16 @@ fn pids() -> Result<Vec<i32>> {
         .collect())
 }
 
-fn arguments(pid: i32) -> Option<Vec<String>> {
-    let text = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    Some(
-        text.split(|byte| *byte == 0)
-            .filter(|word| !word.is_empty())
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect(),
-    )
+fn arguments(pid: i32) -> Option<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/cmdline")).ok()
+}
+
+fn words(arguments: &[u8]) -> Vec<String> {
+    arguments
+        .split(|byte| *byte == 0)
+        .filter(|word| !word.is_empty())
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect()
 }
 
 fn children(pid: i32) -> Vec<i32> {

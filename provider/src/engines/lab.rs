@@ -510,7 +510,14 @@ fn read_facts(state_dir: &Path) -> Result<HostFacts, String> {
             .map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
         memory_mib: total_memory_mib(&meminfo).ok_or("/proc/meminfo has no MemTotal")?,
         disk_free_mib: free / (1024 * 1024),
+        memory_free_mib: None,
         tools: tool_versions(),
+        operating_system: None,
+        cpu_virtualization: None,
+        driver: None,
+        hypervisor: None,
+        vbs: None,
+        adapters: Vec::new(),
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ondol_virtualbox::answer::VmState;
 use ondol_virtualbox::image::Images;
+use ondol_virtualbox::machine::Held;
 use ondol_virtualbox::{self as virtualbox, Local, Options, Output, Transport};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -100,6 +101,28 @@ impl Transport for SshTransport {
         })
     }
 
+    fn hold<'a>(
+        &'a self,
+        act: &'a str,
+        line: &'a str,
+    ) -> ondol_virtualbox::machine::Act<'a, Result<Held, virtualbox::Error>> {
+        Box::pin(async move {
+            // A session for as long as it is held: not one of those that whoever holds it needs.
+            let target = self.target(act).await?;
+            let guest = self.pool.guest("hosts", target, direct_connector());
+            let limits =
+                Limits::new(LONGEST_ACT, &CancellationToken::new()).connect_within(CONNECT);
+            let failed = |error: ssh::Error| virtualbox::Error::Unreachable {
+                act: act.to_owned(),
+                remedy: remedy(&error),
+                words: error.to_string(),
+            };
+            let connection = guest.connection(&limits).await.map_err(failed)?;
+            let hold = connection.hold(act, line, &limits).await.map_err(failed)?;
+            Ok(Held::new((hold, connection)))
+        })
+    }
+
     fn shares_files(&self) -> bool {
         false
     }
@@ -150,8 +173,13 @@ impl VirtualBoxEngine {
         Box::pin(async move { work.await.map_err(|error| self.translate(&act, error)) })
     }
 
+    /// What only VirtualBox has.
+    pub fn virtualbox_host(&self) -> &virtualbox::Host {
+        &self.host
+    }
+
     /// `act` is what was to be done; an error may know the smaller act that failed.
-    fn translate(&self, act: &str, error: virtualbox::Error) -> EngineError {
+    pub fn translate(&self, act: &str, error: virtualbox::Error) -> EngineError {
         let host = self.name.clone();
         match error {
             virtualbox::Error::Unreachable { words, remedy, .. } => EngineError::Unreachable {
@@ -314,6 +342,10 @@ impl Engine for VirtualBoxEngine {
         &self.name
     }
 
+    fn virtualbox(&self) -> Option<&VirtualBoxEngine> {
+        Some(self)
+    }
+
     fn network_scope(&self) -> String {
         // Guests are in the network that this machine is in.
         "hosts".to_owned()
@@ -345,10 +377,17 @@ impl Engine for VirtualBoxEngine {
             let version = ("VirtualBox".to_owned(), facts.version.to_string());
             Ok(HostFacts {
                 engine: "virtualbox",
-                cpus: facts.cpus.unwrap_or(0),
+                cpus: facts.readiness.cpus.unwrap_or(0),
                 memory_mib: facts.memory_mib,
                 disk_free_mib: facts.disk_free_mib,
+                memory_free_mib: Some(facts.memory_free_mib),
                 tools: [version].into(),
+                operating_system: Some(facts.operating_system),
+                cpu_virtualization: facts.readiness.cpu_virtualization,
+                driver: facts.readiness.driver,
+                hypervisor: facts.readiness.hypervisor,
+                vbs: facts.readiness.vbs,
+                adapters: facts.adapters,
             })
         })
     }

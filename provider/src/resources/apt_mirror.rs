@@ -54,6 +54,12 @@ pub struct Model {
     /// security fixes are taken.
     #[schemars(transform = attribute::required)]
     pub suite: Attr<String>,
+    /// Another suite, which this machine's apt sources have. If they do not have `suite` itself, it is taken from that suite's archive, by
+    /// the same keys: `suite = "sid"` beside `bookworm`.
+    pub beside_suite: Attr<String>,
+    /// Of this machine's apt sources, whether a Release file that has expired is refused. Default: as this machine's apt does it. An
+    /// archive that was frozen has unstable suites that are older than they promise to be; the signature is verified all the same.
+    pub check_valid_until: Attr<bool>,
     /// Where packages come from, instead of this machine's apt sources.
     pub upstreams: Attr<Vec<UpstreamModel>>,
     /// Which components of this machine's apt sources are taken. Default: those that they name.
@@ -230,6 +236,8 @@ impl Model {
             self.path.is_unknown(),
             self.distribution.is_unknown(),
             self.suite.is_unknown(),
+            self.beside_suite.is_unknown(),
+            self.check_valid_until.is_unknown(),
             self.upstreams.is_unknown(),
             self.components.is_unknown(),
             self.architectures.is_unknown(),
@@ -315,6 +323,17 @@ impl Model {
             .to_string();
         let found = machine.upstreams(&distribution, &config.suite);
         config.upstreams = found.map_err(|error| apt_error(&error))?;
+        if config.upstreams.is_empty()
+            && let Some(beside) = self.beside_suite.as_str()
+        {
+            let found = machine.upstreams_beside(&distribution, &config.suite, beside);
+            config.upstreams = found.map_err(|error| apt_error(&error))?;
+        }
+        if let Some(check) = self.check_valid_until.known() {
+            for upstream in &mut config.upstreams {
+                upstream.check_valid_until = *check;
+            }
+        }
         if let Some(wanted) = self.components.known() {
             for upstream in &mut config.upstreams {
                 upstream
@@ -489,7 +508,7 @@ fn open(prior: Option<&Model>, planned: Model) -> Model {
                 model.architectures.clone(),
             ),
             (
-                model.distribution,
+                (model.distribution, model.beside_suite.clone()),
                 model.site_key_file.clone(),
                 model.mode(),
                 model.pin.clone(),

@@ -250,6 +250,39 @@ impl Connection {
         .await
     }
 
+    /// Runs a shell command that says something once it has what it was run for, and keeps it until its standard input ends: when the
+    /// answer is dropped, or the connection breaks.
+    pub async fn hold(&self, act: &str, command: &str, limits: &Limits) -> Result<Hold, Error> {
+        bounded(self.hold_unbounded(act, command), limits, self.address, act).await
+    }
+
+    async fn hold_unbounded(&self, act: &str, command: &str) -> Result<Hold, Error> {
+        let lost = |error: russh::Error| self.lost(act, error);
+        let channel = self.handle.channel_open_session().await.map_err(lost)?;
+        let (mut read, write) = channel.split();
+        write.exec(true, command).await.map_err(lost)?;
+        let (mut words, mut status) = (Vec::new(), 255);
+        while let Some(message) = read.wait().await {
+            match message {
+                ChannelMsg::Data { .. } => {
+                    return Ok(Hold {
+                        write: Some(write),
+                        _read: read,
+                    });
+                }
+                ChannelMsg::ExtendedData { data, ext: 1 } => words.extend_from_slice(&data),
+                ChannelMsg::ExitStatus { exit_status } => status = exit_status,
+                _ => {}
+            }
+        }
+        Err(Error::Command {
+            address: self.address,
+            act: act.to_owned(),
+            exit: Exit::Status(status),
+            words: String::from_utf8_lossy(&words).trim().to_owned(),
+        })
+    }
+
     /// Runs a shell command as root: directly where the user is root, through `sudo -n` elsewhere.
     pub async fn exec_as_root(
         &self,
@@ -404,6 +437,26 @@ impl Connection {
             .handle
             .disconnect(Disconnect::ByApplication, "", "en")
             .await;
+    }
+}
+
+/// A command that holds something; see [`Connection::hold`].
+pub struct Hold {
+    write: Option<russh::ChannelWriteHalf<client::Msg>>,
+    _read: russh::ChannelReadHalf,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let (Some(write), Ok(runtime)) = (self.write.take(), tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
+        // Should it not arrive, the connection is broken, and the server has closed the command's input itself.
+        runtime.spawn(async move {
+            let _ = write.eof().await;
+            let _ = write.close().await;
+        });
     }
 }
 

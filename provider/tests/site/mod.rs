@@ -12,6 +12,8 @@ use serde_json::Value;
 
 pub(crate) struct Site {
     dir: tempfile::TempDir,
+    /// Where the configuration is, below `dir`.
+    root: PathBuf,
     pub(crate) lab: String,
     /// For variables of the configuration.
     variables: Vec<(String, String)>,
@@ -102,10 +104,22 @@ impl Site {
         assert!(made.unwrap().success());
         let site = Self {
             dir,
+            root: PathBuf::new(),
             lab,
             variables: Vec::new(),
         };
         site.write("main.tf", configuration);
+        site
+    }
+
+    /// One of the repository's own root modules, `terraform/NAME`, beside everything that it refers to.
+    pub(crate) fn of_root(tag: &str, name: &str) -> Self {
+        let mut site = Self::new(tag, "");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../terraform");
+        copy_tree(&source, &site.path("terraform"));
+        site.root = Path::new("terraform").join(name);
+        // Not `init`: it would look for the provider elsewhere than where this test has it.
+        site.terraform(&["get"]).success();
         site
     }
 
@@ -135,7 +149,7 @@ impl Site {
         command
             .args(args)
             .arg("-no-color")
-            .current_dir(self.dir.path())
+            .current_dir(self.dir.path().join(&self.root))
             .env("TF_CLI_CONFIG_FILE", self.path("cli.tfrc"))
             .env("TF_IN_AUTOMATION", "1")
             .env("CHECKPOINT_DISABLE", "1")
@@ -307,6 +321,21 @@ impl Site {
     pub(crate) fn answers(&self, address: &str) -> bool {
         let to = format!("{address}:22").parse().unwrap();
         self.lab().connect(to, Duration::from_secs(3)).is_ok()
+    }
+}
+
+/// Files of a configuration; what Terraform itself keeps beside them stays behind.
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (name, path) = (entry.file_name(), entry.path());
+        let name = name.to_string_lossy();
+        if path.is_dir() && !name.starts_with('.') {
+            copy_tree(&path, &to.join(&*name));
+        } else if path.is_file() && !name.starts_with(['.', '_']) && !name.contains("tfstate") {
+            std::fs::copy(&path, to.join(&*name)).unwrap();
+        }
     }
 }
 

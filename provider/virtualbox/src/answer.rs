@@ -167,15 +167,6 @@ pub fn host_adapters(text: &str) -> Vec<HostAdapter> {
         .collect()
 }
 
-/// The names in `list natnets`.
-pub fn nat_networks(text: &str) -> Vec<String> {
-    records(text)
-        // 6.1 and early 7.0 say NetworkName.
-        .filter_map(|record| record.get("Name").or(record.get("NetworkName")).copied())
-        .map(str::to_owned)
-        .collect()
-}
-
 /// The identifiers in `list ostypes`. 7.1 put each with its description on one line, `ID / Description: Debian_64 -- Debian (64-bit)`.
 pub fn os_types(text: &str) -> Vec<String> {
     text.lines()
@@ -203,7 +194,7 @@ pub fn properties(text: &str) -> BTreeMap<String, String> {
 }
 
 /// Records of `Key: value` lines, parted by empty lines. A line that begins with white space continues another and is passed over.
-fn records(text: &str) -> impl Iterator<Item = BTreeMap<&str, &str>> {
+pub(crate) fn records(text: &str) -> impl Iterator<Item = BTreeMap<&str, &str>> {
     let mut records = vec![BTreeMap::new()];
     for line in text.lines().map(|line| line.trim_end_matches('\r')) {
         if line.trim().is_empty() {
@@ -397,14 +388,6 @@ mod tests {
         }
         let old = "ID:          Ubuntu_64\nDescription: Ubuntu (64-bit)\nFamily ID:   Linux\n";
         assert_eq!(os_types(old), ["Ubuntu_64"]);
-        assert_eq!(
-            nat_networks(include_str!("../fixtures/7.2.22/list-natnets.txt")),
-            ["site"]
-        );
-        assert_eq!(
-            nat_networks("NetworkName:    old\nIP:             10.0.2.1\n"),
-            ["old"]
-        );
         let properties = properties(include_str!("../fixtures/7.2.22/list-systemproperties.txt"));
         assert_eq!(properties["Default machine folder"], "/root/VirtualBox VMs");
         assert_eq!(properties["Maximum guest CPU count"], "64");

@@ -223,6 +223,8 @@ pub fn judge(command: &Command, output: &Output) -> Result<String> {
             | Command::ListBridgedAdapters
             | Command::ListHostOnlyAdapters
             | Command::ListNatNetworks
+            | Command::ListVmnets
+            | Command::ListDhcpServers
             | Command::ListOsTypes
             | Command::ListSystemProperties
             | Command::HostInfo

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use tokio::io::AsyncReadExt as _;
 
+use crate::answer;
 use crate::command::{Command, Medium};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -80,16 +81,69 @@ fn sha256(path: &Path) -> std::io::Result<String> {
         .collect())
 }
 
-/// Brings an image to a host unless it is there; answers the path of its disk. One at a time per digest: the caller sees to that.
+/// Held while images come and go: two processes that bring the same one would write to the same files.
+const LOCK: &str = "images.lock";
+
+fn directory(machine: &Machine) -> String {
+    machine.system.join(&machine.directory(), "images")
+}
+
+/// Where the disk of an image is, once it is there.
+fn place(machine: &Machine, digest: &str) -> String {
+    machine
+        .system
+        .join(&directory(machine), &format!("{digest}.vdi"))
+}
+
+/// The path of an image's disk, if it is on the host.
+pub(crate) async fn find(machine: &Machine, digest: &str) -> Result<Option<String>> {
+    let names = machine.list(&directory(machine)).await?;
+    let found = names.contains(&format!("{digest}.vdi"));
+    Ok(found.then(|| place(machine, digest)))
+}
+
+/// Removes an image from a host. One that other disks are differences to is refused.
+pub(crate) async fn remove(machine: &Machine, digest: &str) -> Result<()> {
+    let _held = machine.hold(LOCK).await?;
+    let Some(disk) = find(machine, digest).await? else {
+        return Ok(());
+    };
+    let disks = answer::disks(&machine.run(&Command::ListDisks).await?);
+    if let Some(image) = disks.iter().find(|it| it.location == disk) {
+        let users = disks.iter().filter(|it| it.parent == Some(image.uuid));
+        let users: Vec<&str> = users.map(|it| it.location.as_str()).collect();
+        if !users.is_empty() {
+            return Err(Error::Image {
+                path: disk,
+                reason: format!(
+                    "these disks are linked clones of it: {}. Destroy their VMs first",
+                    users.join(", ")
+                ),
+            });
+        }
+        let close = Command::CloseMedium {
+            medium: Medium::Disk(disk.clone()),
+            delete: false,
+        };
+        machine.run(&close).await?;
+    }
+    machine.remove_file(&disk).await
+}
+
+/// Brings an image to a host unless it is there; answers the path of its disk.
 pub(crate) async fn ensure(machine: &Machine, path: &str, digest: &str) -> Result<String> {
-    let system = machine.system;
-    let directory = system.join(&machine.directory(), "images");
-    let at = |name: String| system.join(&directory, &name);
-    let disk = at(format!("{digest}.vdi"));
-    let names = machine.list(&directory).await?;
-    if names.contains(&format!("{digest}.vdi")) {
+    if let Some(disk) = find(machine, digest).await? {
         return Ok(disk);
     }
+    let _held = machine.hold(LOCK).await?;
+    // Whoever held it may have brought the same.
+    if let Some(disk) = find(machine, digest).await? {
+        return Ok(disk);
+    }
+    let system = machine.system;
+    let directory = directory(machine);
+    let at = |name: String| system.join(&directory, &name);
+    let disk = place(machine, digest);
     // What an interrupted attempt left, the registration included. VirtualBox remembers a disk by its place.
     let unfinished = at(format!("{digest}.new.vdi"));
     for stale in [&unfinished, &disk] {
@@ -100,7 +154,12 @@ pub(crate) async fn ensure(machine: &Machine, path: &str, digest: &str) -> Resul
         // Not registered is what it should be.
         let _ = machine.run(&close).await;
     }
-    machine.remove_file(&unfinished).await?;
+    for name in machine.list(&directory).await? {
+        // Nobody else is at it: what is not whole was left by an attempt that was cut short.
+        if name.starts_with(digest) {
+            machine.remove_file(&at(name)).await?;
+        }
+    }
 
     let mut temporary = Vec::new();
     let converted = convert(machine, path, digest, &unfinished, &mut temporary).await;
@@ -123,7 +182,7 @@ async fn convert(
     let extension = path
         .rsplit_once('.')
         .map_or(String::new(), |(_, it)| it.to_ascii_lowercase());
-    let directory = machine.system.join(&machine.directory(), "images");
+    let directory = directory(machine);
     let at = |name: String| machine.system.join(&directory, &name);
     let source = if machine.shares_files() {
         path.to_owned()

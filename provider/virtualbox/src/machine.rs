@@ -1,17 +1,14 @@
 //! A host as something that runs programs and keeps files, wherever it is.
 //!
-//! A [`Transport`] carries one line to the host's default shell; everything else is built on that and is the same for every way to a
-//! host. It knows that VBoxManage exists, not what it does.
+//! A [`Transport`] carries one line to the host's default shell; what is here is built on that and is the same for every way to a host. It
+//! knows that VBoxManage exists, not what it does.
 
 use std::fmt::Write as _;
-use std::pin::Pin;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::command::Command;
@@ -21,96 +18,13 @@ use crate::shell::{
     self, Algorithm, DISCOVER_POSIX, DISCOVER_WINDOWS, LOCK_TIMEOUT_STATUS, Locker, System, Task,
     WHICH_SHELL,
 };
+pub use crate::transport::{Act, Held, Local, Output, Transport};
 use crate::version::Version;
-
-/// What an asynchronous act returns. Boxed, because ways to a host are chosen at run time.
-pub type Act<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// What a program printed, and how it ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
-    /// `None`: a signal ended it.
-    pub status: Option<i32>,
-}
-
-impl Output {
-    /// The program's own words: standard error, or standard output where that is empty.
-    pub fn words(&self) -> String {
-        let stderr = String::from_utf8_lossy(&self.stderr);
-        let stdout = String::from_utf8_lossy(&self.stdout);
-        let words = [stderr.trim(), stdout.trim()]
-            .into_iter()
-            .find(|words| !words.is_empty());
-        let words = words.map(|words| words.lines().map(str::trim).collect::<Vec<_>>().join("; "));
-        words.unwrap_or_else(|| match self.status {
-            Some(status) => format!("it printed nothing and ended with status {status}"),
-            None => "it printed nothing and was killed".to_owned(),
-        })
-    }
-}
-
-/// The way to a host. One that breaks answers with [`Error::Unreachable`].
-pub trait Transport: Send + Sync {
-    /// Runs a line in the default shell of the host's user, standard input given.
-    fn exec<'a>(&'a self, act: &'a str, line: &'a str, stdin: &'a [u8]) -> Act<'a, Result<Output>>;
-
-    /// The host sees the files of the machine that this program runs on, under the same paths.
-    fn shares_files(&self) -> bool;
-}
-
-/// The machine that this program runs on, or a part of it that a program leads into.
-#[derive(Debug, Clone, Default)]
-pub struct Local {
-    /// Comes before the shell: `nsenter ...`, `sudo -u vbox`. Files are not taken to be shared then.
-    pub enter: Vec<String>,
-}
-
-impl Transport for Local {
-    fn exec<'a>(&'a self, act: &'a str, line: &'a str, stdin: &'a [u8]) -> Act<'a, Result<Output>> {
-        Box::pin(async move {
-            let words = self
-                .enter
-                .iter()
-                .map(String::as_str)
-                .chain(["sh", "-c", line]);
-            let words: Vec<&str> = words.collect();
-            let broken = |error: std::io::Error| Error::Unreachable {
-                act: act.to_owned(),
-                words: format!("{}: {error}", words[0]),
-                remedy: "Check that the program can be run".to_owned(),
-            };
-            let mut child = tokio::process::Command::new(words[0])
-                .args(&words[1..])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .map_err(broken)?;
-            let mut pipe = child.stdin.take().expect("it was asked for");
-            let feed = async move {
-                // A program may end without reading all of its input; its exit status tells the story.
-                let _ = pipe.write_all(stdin).await;
-                let _ = pipe.shutdown().await;
-            };
-            let (output, ()) = tokio::join!(child.wait_with_output(), feed);
-            let output = output.map_err(broken)?;
-            Ok(Output {
-                stdout: output.stdout,
-                stderr: output.stderr,
-                status: output.status.code(),
-            })
-        })
-    }
-
-    fn shares_files(&self) -> bool {
-        self.enter.is_empty()
-    }
-}
 
 /// Our directory in the home of the user that owns the VMs.
 const DIRECTORY: &str = ".ondol";
+/// Held, in it, by every act that VirtualBox cannot do beside another.
+const HOST_LOCK: &str = "host.lock";
 /// VBoxSVC ends five seconds after its last client, and two clients that find it gone both start one: with Debian's start script,
 /// one of them removes the other's socket.
 const SERVER_LIVES: Duration = Duration::from_secs(3);
@@ -137,6 +51,21 @@ pub struct Machine {
 impl Machine {
     /// Looks at a host. `vboxmanage` is where VBoxManage is, if it is nowhere usual.
     pub async fn discover(transport: Arc<dyn Transport>, vboxmanage: Option<&str>) -> Result<Self> {
+        let machine = Self::discover_any(transport, vboxmanage).await?;
+        if !machine.vboxmanage.is_empty() {
+            return Ok(machine);
+        }
+        Err(Error::NoVirtualBox {
+            remedy: "Install VirtualBox there, or say where VBoxManage is: hosts[...].virtualbox.vboxmanage"
+                .to_owned(),
+        })
+    }
+
+    /// Looks at a host that may have no VirtualBox: then `vboxmanage` is empty, and nothing of it can be run.
+    pub async fn discover_any(
+        transport: Arc<dyn Transport>,
+        vboxmanage: Option<&str>,
+    ) -> Result<Self> {
         let act = "look at the host";
         let answer = transport.exec(act, WHICH_SHELL, b"").await?;
         let windows = shell::parse_shell(&String::from_utf8_lossy(&answer.stdout));
@@ -172,12 +101,7 @@ impl Machine {
             _ => System::Linux(locker),
         };
         let found = vboxmanage.or(value("vboxmanage").map(|(_, path)| path));
-        let Some(vboxmanage) = found.map(str::to_owned) else {
-            return Err(Error::NoVirtualBox {
-                remedy: "Install VirtualBox there, or say where VBoxManage is: hosts[...].virtualbox.vboxmanage"
-                    .to_owned(),
-            });
-        };
+        let vboxmanage = found.unwrap_or_default().to_owned();
         let home = value("home")
             .map(|(_, home)| home.to_owned())
             .unwrap_or_default();
@@ -280,7 +204,7 @@ impl Machine {
 
     async fn send(&self, command: &Command, version: Version) -> Result<String> {
         let arguments = command.argv(version);
-        let lock = self.system.join(&self.directory(), "host.lock");
+        let lock = self.system.join(&self.directory(), HOST_LOCK);
         let task = match command {
             Command::Start { .. } if self.system.is_windows() => Task::RunDetached {
                 program: &self.vboxmanage,
@@ -319,6 +243,37 @@ impl Machine {
                 .await;
         }
         self.transport.exec(act, &line, stdin).await
+    }
+
+    /// Takes a lock of the whole host, among all processes of all machines that work on it, until the answer is dropped.
+    pub async fn hold(&self, name: &str) -> Result<Held> {
+        let lock = self.system.join(&self.directory(), name);
+        let line = shell::line(self.system, &Task::Hold { lock: &lock });
+        let act = format!("take the lock {lock}");
+        self.transport.hold(&act, &line).await
+    }
+
+    /// Waits until VBoxManage has ended what it does for others, such as a process that died meanwhile.
+    pub async fn settle(&self) -> Result<()> {
+        let _host = self.host.lock().await;
+        self.hold(HOST_LOCK).await.map(drop)
+    }
+
+    /// Runs a script of ours, for sh or for PowerShell, and answers what it printed.
+    pub async fn script(&self, act: &str, posix: &str, powershell: &str) -> Result<String> {
+        let line = if self.system.is_windows() {
+            encoded_command(powershell)
+        } else {
+            shell::posix_line(posix)
+        };
+        let output = self.transport.exec(act, &line, b"").await?;
+        if output.status == Some(0) {
+            return Ok(String::from_utf8_lossy(&output.stdout).replace('\r', ""));
+        }
+        Err(Error::File {
+            act: act.to_owned(),
+            words: output.words(),
+        })
     }
 
     /// Does something with files, and answers what it printed.
@@ -440,6 +395,13 @@ impl Machine {
         self.files(act, task, b"").await.map(drop)
     }
 
+    /// In bytes; `None` if there is no such file.
+    pub async fn size(&self, path: &str) -> Result<Option<u64>> {
+        let act = format!("look at {path}");
+        let text = self.files(act, Task::Size { path }, b"").await?;
+        Ok(text.trim().parse().ok())
+    }
+
     pub async fn free_mib(&self, path: &str) -> Result<u64> {
         let act = format!("ask for the free space in {path}");
         let text = self.files(act.clone(), Task::FreeMib { path }, b"").await?;
@@ -545,6 +507,33 @@ mod tests {
             assert_eq!(order, "in\nout\nin\nout\n", "{locker:?}");
             std::fs::remove_file(&log).unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn a_lock_is_held_until_its_holder_lets_it_go() {
+        let dir = tempfile::tempdir().unwrap();
+        for locker in [Locker::Flock, Locker::Perl] {
+            let machine = Machine {
+                system: System::Linux(locker),
+                home: dir.path().display().to_string(),
+                ..local()
+            };
+            std::fs::create_dir_all(machine.directory()).unwrap();
+            let held = machine.hold("x.lock").await.unwrap();
+            let second = machine.hold("x.lock");
+            let mut second = std::pin::pin!(second);
+            let soon = Duration::from_millis(300);
+            assert!(tokio::time::timeout(soon, second.as_mut()).await.is_err());
+            drop(held);
+            let late = Duration::from_secs(10);
+            assert!(tokio::time::timeout(late, second).await.unwrap().is_ok());
+        }
+        let nowhere = Machine {
+            home: "/nonexistent".to_owned(),
+            ..local()
+        };
+        let error = nowhere.hold("x.lock").await.err().unwrap();
+        assert!(error.to_string().contains("/nonexistent"), "{error}");
     }
 
     #[tokio::test]

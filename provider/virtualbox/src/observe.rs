@@ -9,8 +9,8 @@ use crate::command::Attachment;
 use crate::settings::{self, Settings};
 use crate::shell::System;
 use crate::spec::{
-    self, Adapter, Hardware, Image, Phase, Place, PlacedMedium, SYSTEM_DISK, Seed, SharedFolder,
-    Vm, VmSpec, guest_name, is_ours, paired_mac,
+    self, Adapter, Hardware, Image, Phase, Place, PlacedMedium, SYSTEM_DISK, SYSTEM_PORT, Seed,
+    SharedFolder, Vm, VmSpec, guest_name, is_ours, paired_mac,
 };
 
 /// Keys of a VM's extra data.
@@ -47,7 +47,7 @@ pub(crate) fn assemble(
         .extra_data
         .get(key::SPEC)
         .and_then(|text| serde_json::from_str(text).ok());
-    let place = place(system, listed, folder, settings, disks);
+    let place = place(system, listed, folder, settings, disks, wish.as_ref());
     let adapters = adapters(settings, wish.as_ref());
     let macs: Vec<String> = adapters
         .iter()
@@ -121,6 +121,7 @@ fn place(
     folder: &str,
     settings: &Settings,
     disks: &HashMap<Uuid, ListedDisk>,
+    wish: Option<&VmSpec>,
 ) -> Place {
     let path = |uuid: &Uuid| {
         let known = disks.get(uuid).map(|disk| disk.location.clone());
@@ -133,20 +134,61 @@ fn place(
             })
         })
     };
+    // Snapshots put disks of differences on top of the VM's own. What these differ from in turn may be an image.
+    let base = |uuid: &Uuid| {
+        let lineage = std::iter::successors(disks.get(uuid), |disk| disks.get(&disk.parent?));
+        let own = lineage.map(|disk| &disk.location).find(|location| {
+            system
+                .split(location)
+                .is_some_and(|(parent, _)| parent == folder)
+        });
+        own.cloned().or_else(|| path(uuid))
+    };
     let media = settings.controllers.iter().flat_map(|controller| {
         controller.ports.iter().map(|(&port, medium)| PlacedMedium {
             controller: controller.name.clone(),
             port,
             path: medium.as_ref().and_then(|medium| path(&medium.uuid)),
+            base: medium.as_ref().and_then(|medium| base(&medium.uuid)),
             is_disk: medium.as_ref().is_some_and(|medium| medium.is_disk),
         })
     });
+    let mut media: Vec<PlacedMedium> = media.collect();
+    if is_ours(settings.uuid) {
+        rename_merged(system, folder, &mut media, wish);
+    }
     Place {
         settings_file: listed.settings_file.clone(),
         folder: folder.to_owned(),
         has_snapshots: settings.has_snapshots,
         controller: settings.controllers.first().map(|it| it.name.clone()),
-        media: media.collect(),
+        media,
+    }
+}
+
+/// A snapshot that is deleted can leave its disk of differences as the only one, and the VM's own file is gone. It is known by where it
+/// is attached then: the system disk has its port, and another is what is missing.
+fn rename_merged(system: System, folder: &str, media: &mut [PlacedMedium], wish: Option<&VmSpec>) {
+    let file = |key: &str| system.join(folder, &format!("{key}.vdi"));
+    let known: Vec<String> = media.iter().filter_map(|it| it.base.clone()).collect();
+    let keys = wish.into_iter().flat_map(|wish| wish.disks.keys());
+    let mut missing = keys
+        .map(|key| file(key))
+        .filter(|file| !known.contains(file));
+    let snapshots = system.join(folder, "Snapshots");
+    for medium in media.iter_mut().filter(|medium| medium.is_disk) {
+        let base = medium.base.as_deref().unwrap_or_default();
+        if system
+            .split(base)
+            .is_none_or(|(parent, _)| parent != snapshots)
+        {
+            continue;
+        }
+        let own = file(SYSTEM_DISK);
+        medium.base = match medium.port {
+            SYSTEM_PORT if !known.contains(&own) => Some(own),
+            _ => missing.next().or_else(|| medium.base.take()),
+        };
     }
 }
 
@@ -163,12 +205,6 @@ fn sizes(
         .values()
         .map(|disk| (disk.location.as_str(), disk.size_mib))
         .collect();
-    let attached: Vec<&str> = place
-        .media
-        .iter()
-        .filter(|medium| medium.is_disk)
-        .filter_map(|medium| medium.path.as_deref())
-        .collect();
     let key = |path: &str| match system.split(path) {
         Some((parent, name)) if parent == folder => name
             .rsplit_once('.')
@@ -177,19 +213,25 @@ fn sizes(
         _ => path.to_owned(),
     };
     let size = |path: &str| by_path.get(path).copied().unwrap_or(0);
+    let attached: Vec<(String, u64)> = place
+        .media
+        .iter()
+        .filter(|medium| medium.is_disk)
+        .filter_map(|medium| Some((key(medium.base.as_deref()?), size(medium.path.as_deref()?))))
+        .collect();
     // A VM that somebody else made boots from its first disk, whatever that is called.
     let own = is_ours(settings.uuid);
     let first = attached
         .iter()
-        .position(|path| key(path) == SYSTEM_DISK)
+        .position(|(key, _)| key == SYSTEM_DISK)
         .or((!own && !attached.is_empty()).then_some(0));
     let others = attached
         .iter()
         .enumerate()
         .filter(|(index, _)| Some(*index) != first);
     (
-        first.map(|index| size(attached[index])),
-        others.map(|(_, path)| (key(path), size(path))).collect(),
+        first.map(|index| attached[index].1),
+        others.map(|(_, disk)| disk.clone()).collect(),
     )
 }
 
@@ -228,6 +270,41 @@ mod tests {
     use crate::shell::Locker;
 
     #[test]
+    fn disks_that_only_their_differences_are_left_of_keep_their_names() {
+        let linux = System::Linux(Locker::Flock);
+        let medium = |port, base: &str, is_disk| PlacedMedium {
+            controller: "SATA".to_owned(),
+            port,
+            path: Some(base.to_owned()),
+            base: Some(base.to_owned()),
+            is_disk,
+        };
+        let mut media = [
+            medium(0, "/v/web/Snapshots/{a}.vdi", true),
+            medium(1, "/v/web/seed.iso", false),
+            medium(2, "/v/web/data.vdi", true),
+            medium(3, "/v/web/Snapshots/{b}.vdi", true),
+            medium(4, "/elsewhere/x.vdi", true),
+        ];
+        let wish = VmSpec {
+            disks: ["data", "log"].map(|key| (key.to_owned(), 8)).into(),
+            ..spec::example()
+        };
+        rename_merged(linux, "/v/web", &mut media, Some(&wish));
+        let bases: Vec<&str> = media.iter().filter_map(|it| it.base.as_deref()).collect();
+        assert_eq!(
+            bases,
+            [
+                "/v/web/system.vdi",
+                "/v/web/seed.iso",
+                "/v/web/data.vdi",
+                "/v/web/log.vdi",
+                "/elsewhere/x.vdi"
+            ]
+        );
+    }
+
+    #[test]
     fn a_vm_that_somebody_else_made_is_described_as_far_as_it_goes() {
         let listed = answer::vms(include_str!("../fixtures/7.2.22/list-long-vms.txt"));
         let disks: HashMap<Uuid, ListedDisk> =
@@ -259,6 +336,7 @@ mod tests {
                 controller: "ondol".to_owned(),
                 port: 1,
                 path: Some("/root/VirtualBox VMs/a-01/data.vdi".to_owned()),
+                base: Some("/root/VirtualBox VMs/a-01/data.vdi".to_owned()),
                 is_disk: true,
             }]
         );

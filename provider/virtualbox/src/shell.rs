@@ -86,6 +86,10 @@ pub enum Task<'a> {
         program: &'a str,
         arguments: &'a [String],
     },
+    /// Takes a lock file, says so in a line, and keeps it until standard input ends, which it does when whoever asked is gone.
+    Hold {
+        lock: &'a str,
+    },
     /// Paths on standard input, a line each; answers a line each, `=` and the content in base64, or `-`.
     ReadFiles,
     /// Standard input becomes the file, wholly or not at all; readable by its owner only.
@@ -125,6 +129,10 @@ pub enum Task<'a> {
         archive: &'a str,
         member: &'a str,
         to: &'a str,
+    },
+    /// Size of a file in bytes; nothing if there is none.
+    Size {
+        path: &'a str,
     },
     /// Free space in MiB below a directory.
     FreeMib {
@@ -221,6 +229,15 @@ fn posix_script(task: &Task<'_>, locker: Locker) -> String {
             },
             locker,
         ),
+        Task::Hold { lock } => {
+            let arguments = ["-c".to_owned(), "echo held; exec cat >/dev/null".to_owned()];
+            let hold = Task::Run {
+                program: "sh",
+                arguments: &arguments,
+                lock: Some(lock),
+            };
+            posix_script(&hold, locker)
+        }
         Task::ReadFiles => "while IFS= read -r f; do if c=$(base64 <\"$f\" 2>/dev/null | tr -d '\\n') && [ -f \"$f\" ] && [ -r \"$f\" ]; \
                             then echo \"=$c\"; else echo -; fi; done"
             .to_owned(),
@@ -248,8 +265,18 @@ fn posix_script(task: &Task<'_>, locker: Locker) -> String {
             member,
             to,
         } => format!("umask 077; tar -xOf {} {} >{}", posix(archive), posix(member), posix(to)),
+        Task::Size { path } => format!("if [ -f {0} ]; then wc -c <{0}; fi", posix(path)),
         Task::FreeMib { path } => format!("df -Pm {} | awk 'NR==2{{print $4}}'", posix(path)),
     }
+}
+
+/// Opens a file that nobody else has open as `$f`.
+fn powershell_lock(lock: &str) -> String {
+    format!(
+        "$e=(Get-Date).AddSeconds({LOCK_PATIENCE_S});while(!$f){{try{{$f=[IO.File]::Open({},'OpenOrCreate','ReadWrite','None')}}\
+         catch [IO.IOException]{{if((Get-Date) -gt $e){{exit {LOCK_TIMEOUT_STATUS}}};Start-Sleep -Milliseconds 100}}}}",
+        powershell(lock)
+    )
 }
 
 fn powershell_script(task: &Task<'_>) -> String {
@@ -272,13 +299,15 @@ fn powershell_script(task: &Task<'_>) -> String {
             match lock {
                 None => strict(format!("{run};exit $c")),
                 Some(lock) => strict(format!(
-                    "$e=(Get-Date).AddSeconds({LOCK_PATIENCE_S});while(!$f){{try{{$f=[IO.File]::Open({},'OpenOrCreate','ReadWrite','None')}}\
-                     catch [IO.IOException]{{if((Get-Date) -gt $e){{exit {LOCK_TIMEOUT_STATUS}}};Start-Sleep -Milliseconds 100}}}};\
-                     try{{{run}}}finally{{$f.Close()}};exit $c",
-                    powershell(lock)
+                    "{};try{{{run}}}finally{{$f.Close()}};exit $c",
+                    powershell_lock(lock)
                 )),
             }
         }
+        Task::Hold { lock } => strict(format!(
+            "{};[Console]::Out.WriteLine('held');[Console]::Out.Flush();$null=[Console]::In.ReadToEnd();$f.Close()",
+            powershell_lock(lock)
+        )),
         Task::RunDetached { program, arguments } => {
             let words = std::iter::once(*program).chain(arguments.iter().map(String::as_str));
             strict(format!(
@@ -345,6 +374,10 @@ fn powershell_script(task: &Task<'_>) -> String {
             archive = powershell(archive),
             member = powershell(member),
         )),
+        Task::Size { path } => strict(format!(
+            "$p={};if(Test-Path -LiteralPath $p -PathType Leaf){{(Get-Item -Force -LiteralPath $p).Length}}",
+            powershell(path)
+        )),
         Task::FreeMib { path } => strict(format!(
             "[math]::Floor((New-Object IO.DriveInfo([IO.Path]::GetPathRoot({}))).AvailableFreeSpace/1MB)",
             powershell(path)
@@ -406,6 +439,10 @@ mod tests {
                 to: "/v m/y",
             },
             Task::FreeMib { path: "/v m" },
+            Task::Hold {
+                lock: "/home/it's/.ondol/images.lock",
+            },
+            Task::Size { path: "/v m/x" },
         ]
     }
 

@@ -147,7 +147,10 @@ pub(crate) struct Place {
 pub(crate) struct PlacedMedium {
     pub controller: String,
     pub port: u32,
+    /// The file that is written to.
     pub path: Option<String>,
+    /// What it is known by: the disk in the VM's own folder that it holds the differences to, where the VM has snapshots; else itself.
+    pub base: Option<String>,
     pub is_disk: bool,
 }
 
@@ -156,7 +159,8 @@ const GUEST_NAMES: [&str; 8] = [
     "enp0s3", "enp0s8", "enp0s9", "enp0s10", "enp0s16", "enp0s17", "enp0s18", "enp0s19",
 ];
 
-pub(crate) fn guest_name(index: usize) -> String {
+/// What Linux calls an adapter, as long as nobody says otherwise.
+pub fn guest_name(index: usize) -> String {
     GUEST_NAMES.get(index).copied().unwrap_or("").to_owned()
 }
 

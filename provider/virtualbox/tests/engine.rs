@@ -15,7 +15,7 @@ use ondol_virtualbox::command::{
     Attachment, BootDevice, Chipset, Firmware, Forward, Promiscuous, Protocol,
 };
 use ondol_virtualbox::image::Images;
-use ondol_virtualbox::machine::Act;
+use ondol_virtualbox::machine::{Act, Held};
 use ondol_virtualbox::plan::Impact;
 use ondol_virtualbox::spec::{Adapter, Hardware, Image, Seed, SharedFolder, StaticNetwork};
 use ondol_virtualbox::{Error, Local, Options, Output, Phase, Transport, VmSpec};
@@ -69,6 +69,10 @@ impl Transport for Counted {
         self.vboxmanage
             .fetch_add(usize::from(line.contains("/VBoxManage ")), Ordering::SeqCst);
         self.inner.exec(act, line, stdin)
+    }
+
+    fn hold<'a>(&'a self, act: &'a str, line: &'a str) -> Act<'a, Result<Held, Error>> {
+        self.inner.hold(act, line)
     }
 
     fn shares_files(&self) -> bool {
@@ -274,6 +278,7 @@ async fn a_vm_is_made_as_wished_changed_in_place_and_removed_without_a_trace() {
         [
             ".ondol/host.lock".to_owned(),
             ".ondol/images".to_owned(),
+            ".ondol/images.lock".to_owned(),
             format!(".ondol/images/{digest}.vdi")
         ]
     );
@@ -708,6 +713,21 @@ async fn many_creations_on_one_host_at_once_all_succeed() {
             .iter()
             .any(|path| path.starts_with("VirtualBox VMs/"))
     );
+}
+
+/// Each engine has its own locks in memory, as two Terraform processes have.
+#[tokio::test]
+async fn two_processes_that_bring_the_same_image_at_once_share_it() {
+    let Some(host) = Host::start() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let image = appliance(&host, directory.path());
+    let (first, second) = (engine(&host), engine(&host));
+    let specs = ["a-01", "b-01"].map(|name| spec(name, &image));
+    let (a, b) = tokio::join!(first.create(&specs[0]), second.create(&specs[1]));
+    assert_eq!(a.unwrap().image_digest, b.unwrap().image_digest);
+    let files = host.files();
+    let images = files.iter().filter(|it| it.starts_with(".ondol/images/"));
+    assert_eq!(images.count(), 1, "{files:?}");
 }
 
 #[tokio::test]

@@ -7,9 +7,9 @@ mod support;
 
 use ondol_virtualbox::command::{
     Attachment, BootDevice, Chipset, Command, Control, Firmware, Forward, Medium, NicModel,
-    Promiscuous, Protocol, Setting,
+    Promiscuous, Protocol, Setting, SnapshotAct,
 };
-use ondol_virtualbox::{Code, Local, Machine, Version, answer, settings};
+use ondol_virtualbox::{Code, Local, Machine, Version, answer, network, settings};
 use support::Host;
 use uuid::Uuid;
 
@@ -300,9 +300,12 @@ async fn vms_are_cloned_exported_and_imported() {
         uuid: Uuid::new_v4(),
     })
     .await;
-    run(Command::TakeSnapshot {
+    run(Command::Snapshot {
         vm: vm.clone(),
-        name: "s 1".to_owned(),
+        act: SnapshotAct::Take {
+            name: "s 1".to_owned(),
+            description: String::new(),
+        },
     })
     .await;
     run(Command::CloneVm {
@@ -324,7 +327,7 @@ async fn vms_are_cloned_exported_and_imported() {
     .await;
     assert_eq!(
         machine.tar_members("/tmp/full.ova").await.unwrap(),
-        ["full.ovf"]
+        ["full.ovf", "full.mf"]
     );
     run(Command::Import {
         appliance: "/tmp/full.ova".to_owned(),
@@ -361,7 +364,7 @@ async fn a_host_tells_what_it_has() {
         "{adapters:?}"
     );
     assert!(answer::host_adapters(&run(Command::ListHostOnlyAdapters).await).is_empty());
-    assert!(answer::nat_networks(&run(Command::ListNatNetworks).await).is_empty());
+    assert!(network::nat_networks(&run(Command::ListNatNetworks).await).is_empty());
     assert!(
         answer::os_types(&run(Command::ListOsTypes).await)
             .iter()

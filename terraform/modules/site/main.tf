@@ -26,12 +26,15 @@ resource "ondol_vm" "this" {
 
   host       = each.value.host
   name       = each.key
-  image      = var.image
+  image      = lookup(var.images, each.key, var.image)
   cpus       = each.value.cpus
   memory_mib = each.value.memory_mib
   disks      = each.value.disks
   lab        = each.value.features
   wait_for   = "ssh"
+  power      = var.power
+
+  linked_clone = var.linked_clones
 
   shared_folders = lookup(var.shared_folders, each.key, null)
 
@@ -39,12 +42,17 @@ resource "ondol_vm" "this" {
   seed = {
     user            = var.user
     authorized_keys = var.authorized_keys
+    network = var.seed_addresses ? {
+      addresses   = ["${each.value.address}/${each.value.prefix}"]
+      gateway     = local.network.gateway
+      nameservers = local.network.dns
+    } : null
   }
 }
 
 # Holds a machine's name and address; changing either touches nothing but this resource and the inventory.
 resource "ondol_netplan" "this" {
-  for_each = var.topology.vms
+  for_each = var.power == "running" ? var.topology.vms : {}
 
   host               = each.value.host
   vm                 = ondol_vm.this[each.key].id
@@ -63,7 +71,7 @@ resource "ondol_ansible_inventory" "this" {
 
   hosts = {
     for name, vm in var.topology.vms : name => {
-      address  = ondol_netplan.this[name].address
+      address  = var.power == "running" ? ondol_netplan.this[name].address : vm.address
       host_key = ondol_vm.this[name].ssh_host_key
       groups   = vm.groups
       variables = merge({
@@ -77,6 +85,7 @@ resource "ondol_ansible_inventory" "this" {
   }
   variables = merge({
     site_domain    = local.network.domain
+    site_network   = local.network.cidr
     site_timezone  = var.timezone
     site_addresses = { for name, vm in var.topology.vms : name => vm.address }
     site_hosts = [

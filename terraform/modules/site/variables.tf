@@ -24,6 +24,35 @@ variable "image" {
   type        = string
 }
 
+variable "images" {
+  description = "The same for single VMs that start as something else, by the VM's name. Which group needs which image is for the caller to say."
+  type        = map(string)
+  default     = {}
+}
+
+variable "linked_clones" {
+  description = "Whether VMs share the image's blocks with the others of their host. The lab passes over it."
+  type        = bool
+  default     = false
+}
+
+variable "power" {
+  description = "`running`, or `stopped` to make the VMs without starting them: nothing is confirmed about their network then."
+  type        = string
+  default     = "running"
+
+  validation {
+    condition     = contains(["running", "stopped"], var.power)
+    error_message = "power is running or stopped."
+  }
+}
+
+variable "seed_addresses" {
+  description = "Whether VMs have their final addresses from their first boot on: where this machine is not on the VMs' own link, and so reaches no link-local address of theirs. A changed address then restarts the VM. The lab passes over it."
+  type        = bool
+  default     = false
+}
+
 variable "user" {
   description = "The login that each VM gets, with sudo."
   type        = string

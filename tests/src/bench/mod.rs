@@ -4,5 +4,6 @@ pub mod ansible;
 pub mod delay;
 pub mod figure;
 pub mod machine;
+pub mod mirror;
 pub mod provider;
 pub mod site;

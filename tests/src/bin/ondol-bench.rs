@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use ondol_tests::bench::{ansible, figure::Figure, machine, provider, site};
+use ondol_tests::bench::{ansible, figure::Figure, machine, mirror, provider, site};
 
 fn main() -> Result<()> {
     let mut out = PathBuf::from("target/bench.json");
@@ -39,9 +39,10 @@ fn main() -> Result<()> {
 }
 
 type Measure = fn() -> Result<Vec<Figure>>;
-const BENCHES: [(&str, Measure); 3] = [
+const BENCHES: [(&str, Measure); 4] = [
     ("handshake", provider::handshake),
     ("task", ansible::task),
+    ("mirror", mirror::mirror),
     ("site", site::site),
 ];
-const NAMES: [&str; 3] = [BENCHES[0].0, BENCHES[1].0, BENCHES[2].0];
+const NAMES: [&str; 4] = [BENCHES[0].0, BENCHES[1].0, BENCHES[2].0, BENCHES[3].0];

@@ -412,7 +412,10 @@ impl Module for CephOsd {
             Some(place) => (label(place.path())?, begun(place.path())?),
             None => (Label::Nowhere, None),
         };
-        let map: OsdMap = self.cluster.ask(&["osd", "dump"])?;
+        let map: OsdMap = match desired.want {
+            Want::Present { .. } if !self.cluster.is_known() => OsdMap::default(),
+            _ => self.cluster.ask(&["osd", "dump"])?,
+        };
         let labelled = match &label {
             Label::Osd { uuid, whole } => map
                 .osds

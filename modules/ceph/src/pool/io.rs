@@ -59,6 +59,9 @@ impl Module for CephPool {
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Current> {
         self.name.clone_from(&desired.name);
+        if matches!(desired.want, Want::Present(_)) && !self.cluster.is_known() {
+            return Ok(Current::default());
+        }
         let map: OsdMap = self.cluster.ask(&["osd", "dump"])?;
         let pool = map
             .pools

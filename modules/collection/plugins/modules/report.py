@@ -144,9 +144,31 @@ options:
         type: bool
         default: true
     default: []
+  figures:
+    description:
+    - What was measured. It is shown above the timeline.
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description:
+        - What was measured, for example C(longest time without a write).
+        type: str
+        required: true
+      value:
+        description:
+        - The number.
+        type: float
+        required: true
+      unit:
+        description:
+        - Its unit, for example C(s).
+        type: str
+        default: ''
+    default: []
   timeline:
     description:
-    - What happened when, for drills.
+    - What happened when, for drills. A section with a timeline shows the time since its first event too.
     type: list
     elements: dict
     suboptions:

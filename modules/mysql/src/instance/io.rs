@@ -30,8 +30,10 @@ pub(super) fn observe(place: &Place, desired: &Desired) -> anyhow::Result<Curren
     let mut client = match place.state()? {
         State::Absent => {
             refuse_foreign(&place.data)?;
-            // A package that an earlier task is about to install has itself started.
-            current.at_boot = !local::is_installed() || local::starts_at_boot()?;
+            // A package that an earlier task is about to install makes its data and has itself started at boot.
+            let to_come = !local::is_installed();
+            current.initialised = to_come;
+            current.at_boot = to_come || local::starts_at_boot()?;
             return Ok(current);
         }
         State::Stopped => {

@@ -44,10 +44,11 @@ while read -r from to; do
   ip link set dev "$to" up
 done < "$change/renames"
 # `netplan apply` does no more than this for networkd, takes a Python start more, and fails where /sys is read-only (containers).
-for generate in /usr/libexec/netplan/generate /lib/netplan/generate; do
+for generate in /usr/libexec/netplan/configure /usr/libexec/netplan/generate /lib/netplan/generate; do
   [ -x "$generate" ] && break
 done
-"$generate"
+# As at boot: networkd, which is another user, must find its files in the directory that netplan makes; their own modes netplan sets.
+(umask 022 && "$generate")
 systemctl is-active --quiet systemd-networkd.service || systemctl start systemd-networkd.service
 # The generator has written every file anew, so a reload alone configures its links again, also where only what runs had drifted.
 # Asking for a reconfiguration on top makes networkd 252 configure a link twice at once, which loses addresses.

@@ -7,8 +7,9 @@ ondol_netplan_begin() {
   umask 077
   base=/run/ondol/netplan
   change=$base/change
+  # From netplan 1.2 on `generate` is for systemd alone, and `configure` has its former work and options.
   generate=
-  for path in /usr/libexec/netplan/generate /lib/netplan/generate; do
+  for path in /usr/libexec/netplan/configure /usr/libexec/netplan/generate /lib/netplan/generate; do
     [ -x "$path" ] && generate=$path && break
   done
   [ -n "$generate" ] || { echo 'failed netplan.io is not installed on the guest'; return 0; }

@@ -72,8 +72,8 @@ take_back() {
     case "$now" in *" mtu $mtu "*) ;; *) ip link set dev "$name" mtu "$mtu" ;; esac
     case "$now" in *"$mac"*) ;; *) [ -n "$mac" ] && ip link set dev "$name" address "$mac" ;; esac
   done < "$change/before"
-  for generate in /usr/libexec/netplan/generate /lib/netplan/generate; do
-    [ -x "$generate" ] && "$generate" && break
+  for generate in /usr/libexec/netplan/configure /usr/libexec/netplan/generate /lib/netplan/generate; do
+    [ -x "$generate" ] && (umask 022 && "$generate") && break
   done
   networkctl reload
   # networkd brings back what its files say. What nobody's file says comes back by hand.

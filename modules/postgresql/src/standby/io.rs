@@ -247,10 +247,12 @@ pub(super) fn describe(desired: &Desired) -> anyhow::Result<()> {
         "/etc/ssl/certs/ssl-cert-snakeoil.pem",
         "/etc/ssl/private/ssl-cert-snakeoil.key",
     );
-    let mut main = sample("postgresql.conf")? + AS_NEW;
+    // Above the sample, which has no settings of its own: `pg_createcluster` lets it include conf.d at its end, and what is there counts.
+    let mut main = AS_NEW.to_owned();
     if Path::new(certificate).exists() && Path::new(key).exists() {
         main += &format!("ssl = on\nssl_cert_file = '{certificate}'\nssl_key_file = '{key}'\n");
     }
+    main += &sample("postgresql.conf")?;
     for (name, text) in [
         ("postgresql.conf", main.as_str()),
         ("pg_hba.conf", LOCAL_RULES),

@@ -64,6 +64,11 @@ fn a_small_site() {
                 cell("a", "b", Some(0.3), 0.0, true),
                 cell("b", "a", None, 100.0, false),
             ],
+            figures: vec![Figure {
+                name: "longest time without a write".to_owned(),
+                value: 2.5,
+                unit: "s".to_owned(),
+            }],
             timeline: vec![Event {
                 at: "14:01".to_owned(),
                 what: "began".to_owned(),
@@ -96,6 +101,11 @@ fn nothing_gets_out_of_its_quotes() {
                 check(evil, evil, true, evil),
             ],
             matrix: vec![cell(evil, "other", None, 100.0, false)],
+            figures: vec![Figure {
+                name: evil.to_owned(),
+                value: 1.0,
+                unit: evil.to_owned(),
+            }],
             timeline: vec![Event {
                 at: evil.to_owned(),
                 what: evil.to_owned(),
@@ -143,6 +153,31 @@ fn a_cell_looks_like_what_it_says() {
         let (class, glyph) = look(&cell("a", "b", rtt, loss, tcp_ok));
         assert_eq!((class.as_str(), glyph), expected);
     }
+}
+
+#[test]
+fn a_timeline_tells_the_time_since_its_first_event() {
+    let event = |at: &str| Event {
+        at: at.to_owned(),
+        what: "x".to_owned(),
+        detail: String::new(),
+    };
+    let mut page = String::new();
+    timeline(
+        &mut page,
+        &[
+            event("2026-11-22T14:00:02.500Z"),
+            event("2026-11-22T14:00:00.000Z"),
+            event("later"),
+        ],
+    );
+    let at: Vec<&str> = page
+        .split("mono at\"")
+        .skip(1)
+        .map(|rest| &rest[rest.find('>').unwrap() + 1..rest.find('<').unwrap()])
+        .collect();
+    assert_eq!(at, ["+0.0 s", "+2.5 s", "later"]);
+    assert!(page.contains("title=\"2026-11-22T14:00:02.500Z\""));
 }
 
 #[test]

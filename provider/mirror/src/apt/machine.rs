@@ -58,6 +58,20 @@ impl Machine {
             .collect()
     }
 
+    /// A suite that the machine has no source for, where it has one for another suite of the same archive: that source, the suite's name
+    /// replaced. Updates and security fixes are suites of their own and do not come with it. Empty if the machine lacks the other suite too.
+    pub fn upstreams_beside(
+        &self,
+        distribution: &str,
+        suite: &str,
+        beside: &str,
+    ) -> Result<Vec<Upstream>> {
+        sources::beside(&self.sources, distribution, suite, beside)
+            .iter()
+            .map(|source| self.upstream(source))
+            .collect()
+    }
+
     /// A source with its keys read and with the login that apt has for it.
     pub fn upstream(&self, source: &Source) -> Result<Upstream> {
         let mut upstream = upstream(source, self.checks_valid_until())?;

@@ -243,6 +243,33 @@ pub fn select(sources: &[(Source, Release)], distribution: &str, suite: &str) ->
     chosen.into_iter().map(|(_, source)| source).collect()
 }
 
+/// Sources for `suite`, made of those for `beside`: its archive, keys and components, and the other suite's name.
+pub fn beside(
+    sources: &[(Source, Release)],
+    distribution: &str,
+    suite: &str,
+    beside: &str,
+) -> Vec<Source> {
+    let mut made: Vec<Source> = Vec::new();
+    for (source, release) in sources {
+        // Written as `oldstable` it is known by its code name, which Ubuntu's update suites bear too.
+        let by_code_name =
+            release.codename.as_deref() == Some(beside) && !source.suite.contains(['-', '/']);
+        let is_it = source.suite == beside || by_code_name;
+        if !is_it || !is_distribution(source, release, distribution) {
+            continue;
+        }
+        let source = Source {
+            suite: suite.to_owned(),
+            ..source.clone()
+        };
+        if !made.contains(&source) {
+            made.push(source);
+        }
+    }
+    made
+}
+
 fn is_distribution(source: &Source, release: &Release, distribution: &str) -> bool {
     match &release.origin {
         Some(origin) => origin.eq_ignore_ascii_case(distribution),
@@ -452,5 +479,41 @@ signed-by:
     fn updates_without_the_suite_itself_are_no_base_to_build_on() {
         let updates = source(DEB, "bookworm-updates", &["main"], SignedBy::Default);
         assert!(select(&[(updates, Release::default())], "Debian", "bookworm").is_empty());
+    }
+
+    #[test]
+    fn a_suite_beside_another_has_its_archive_and_keys_alone() {
+        let debian = |codename: &str| Release {
+            origin: Some("Debian".into()),
+            codename: Some(codename.into()),
+        };
+        let keys = || SignedBy::Named("/k.gpg".into());
+        let third = Release {
+            origin: Some("Docker".into()),
+            codename: Some("bookworm".into()),
+        };
+        let sources = [
+            (
+                source("https://docker.example", "bookworm", &["stable"], keys()),
+                third,
+            ),
+            (
+                source(DEB, "oldstable", &["main"], keys()),
+                debian("bookworm"),
+            ),
+            (
+                source(DEB, "bookworm-updates", &["main"], keys()),
+                debian("bookworm"),
+            ),
+        ];
+        let sid = source(DEB, "sid", &["main"], keys());
+        for name in ["bookworm", "oldstable"] {
+            assert_eq!(
+                beside(&sources, "Debian", "sid", name),
+                std::slice::from_ref(&sid)
+            );
+        }
+        assert_eq!(beside(&sources, "Debian", "sid", "trixie"), []);
+        assert_eq!(beside(&sources, "Ubuntu", "sid", "bookworm"), []);
     }
 }

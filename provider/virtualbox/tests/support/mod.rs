@@ -173,18 +173,13 @@ impl Host {
     pub(crate) fn enter(&self) -> Vec<String> {
         let pid = self.pid.to_string();
         let words = [
-            "nsenter",
-            "--target",
-            &pid,
-            "--mount",
-            "--net",
-            "--pid",
-            "--root",
-            "--wd=/root",
+            "nsenter", "--target", &pid, "--mount", "--net", "--pid", "--root",
         ];
+        // nsenter's own --wd is opened before it enters, and so would lie outside of the root.
         let environment = [
             "env",
             "-i",
+            "--chdir=/root",
             "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME=/root",
             "USER=root",
@@ -212,6 +207,19 @@ impl Host {
             .args(words)
             .output()
             .expect("nsenter is part of util-linux")
+    }
+
+    /// Has a file of the host read as another one of it.
+    pub(crate) fn cover(&self, path: &str, with: &str) {
+        let root = self.directory.path().join("root");
+        let pid = self.pid.to_string();
+        // The host has no mount of its own.
+        let status = Command::new("nsenter")
+            .args(["--target", &pid, "--mount", "mount", "--bind"])
+            .arg(root.join(with.trim_start_matches('/')))
+            .arg(root.join(path.trim_start_matches('/')))
+            .status();
+        assert!(status.is_ok_and(|it| it.success()), "{with} over {path}");
     }
 
     /// A path in the host as this machine sees it.

@@ -1,109 +1,7 @@
-//! Terraform against hosts with the real VirtualBox, over SSH: what a room of PCs is, on one machine.
-//!
-//! Needs root, terraform, an SSH server in the hosts' tree, and that tree (see the support of `ondol-virtualbox`'s tests). VirtualBox's kernel
-//! driver is missing there, so no VM starts: that, too, is tested.
+//! `ondol_vm` on hosts over SSH: made, mended, changed, imported, removed; and what stands against a VM.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
-
-#[expect(dead_code, reason = "each test file uses its own part of the support")]
-mod site;
-#[expect(dead_code, reason = "each test file uses its own part of the support")]
-#[path = "../virtualbox/tests/support/mod.rs"]
-mod support;
-
-use std::fmt::Write as _;
-use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
-
-use site::{Site, eventually, possible};
-use support::Host;
-
-/// A host, its port for SSH and its public key.
-struct Room {
-    hosts: Vec<(Host, u16, String)>,
-    /// An adapter that all of them can bridge: they share this machine's.
-    adapter: String,
-}
-
-impl Room {
-    /// `None` where this machine cannot have such hosts.
-    fn new(size: usize, site: &Site) -> Option<Self> {
-        let mut hosts = Vec::new();
-        for _ in 0..size {
-            hosts.push(open(Host::start_reachable()?, site));
-        }
-        let adapters = hosts[0].0.run(&["VBoxManage", "list", "bridgedifs"]);
-        let adapter = adapters.lines().find_map(|line| line.strip_prefix("Name:"));
-        let adapter = adapter
-            .expect("this machine has a network adapter")
-            .trim()
-            .to_owned();
-        Some(Self { hosts, adapter })
-    }
-
-    /// The provider's `hosts`.
-    fn hosts(&self, site: &Site) -> String {
-        let mut text = String::new();
-        for (index, (_, port, key)) in self.hosts.iter().enumerate() {
-            let _ = writeln!(
-                text,
-                "srv-0{} = {{ engine = \"virtualbox\"\n ssh = {{ address = \"127.0.0.1\", port = {port}, user = \"root\", host_key = {key:?}, private_key_file = {:?} }}\n\
-                 virtualbox = {{ bridged_adapter = {:?}, vboxmanage = \"/root/VBoxManage\" }} }}",
-                index + 1,
-                site.path("id_ed25519"),
-                self.adapter
-            );
-        }
-        text
-    }
-
-    fn host(&self, index: usize) -> &Host {
-        &self.hosts[index].0
-    }
-
-    /// How often VBoxManage was run on a host since this was asked last.
-    fn runs(&self, index: usize) -> usize {
-        let host = self.host(index);
-        let text = host.run(&["sh", "-c", "cat /root/runs 2>/dev/null; rm -f /root/runs"]);
-        text.lines().count()
-    }
-}
-
-/// Starts a host's SSH server. VBoxManage is counted.
-fn open(host: Host, site: &Site) -> (Host, u16, String) {
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let public = std::fs::read_to_string(site.path("id_ed25519.pub")).unwrap();
-    let script = format!(
-        "umask 077; mkdir -p /root/.ssh; echo '{public}' >/root/.ssh/authorized_keys
-         ssh-keygen -q -t ed25519 -N '' -f /root/host_key
-         printf '%s\\n' '#!/bin/sh' 'echo \"$*\" >>/root/runs' 'exec /usr/lib/virtualbox/VBoxManage \"$@\"' >/root/VBoxManage; chmod 755 /root/VBoxManage
-         printf '%s\\n' 'Port {port}' 'ListenAddress 127.0.0.1' 'HostKey /root/host_key' 'UsePAM no' 'PidFile none' 'PermitRootLogin prohibit-password' >/root/sshd
-         /usr/sbin/sshd -f /root/sshd"
-    );
-    host.run(&["sh", "-ec", &script]);
-    let key = host.run(&["cut", "-d ", "-f1,2", "/root/host_key.pub"]);
-    assert!(eventually(Duration::from_secs(10), || TcpStream::connect(
-        ("127.0.0.1", port)
-    )
-    .is_ok()));
-    (host, port, key.trim().to_owned())
-}
-
-/// An appliance with one small disk, made by VirtualBox itself.
-fn appliance(host: &Host, site: &Site) {
-    host.run(&[
-        "sh",
-        "-ec",
-        "exec >/dev/null; VBoxManage createvm --name golden --ostype Linux_64 --register; VBoxManage createmedium disk --filename /tmp/golden.vdi --size 64
-         VBoxManage storagectl golden --name SATA --add sata; VBoxManage storageattach golden --storagectl SATA --port 0 --type hdd --medium /tmp/golden.vdi
-         VBoxManage export golden --output /tmp/golden.ova --manifest; VBoxManage unregistervm golden --delete",
-    ]);
-    std::fs::copy(host.path("/tmp/golden.ova"), site.path("golden.ova")).unwrap();
-}
+use crate::room::{Room, appliance, machine};
+use crate::site::{Site, possible};
 
 const VMS: &str = r#"
 terraform {
@@ -150,18 +48,6 @@ resource "ondol_vm" "vm" {
   }
 }
 "#;
-
-fn machine(host: &Host, vm: &str, key: &str) -> String {
-    let info = host.run(&[
-        "/usr/lib/virtualbox/VBoxManage",
-        "showvminfo",
-        vm,
-        "--machinereadable",
-    ]);
-    let prefix = format!("{key}=");
-    let value = info.lines().find_map(|line| line.strip_prefix(&prefix));
-    value.unwrap_or("(none)").trim_matches('"').to_owned()
-}
 
 #[test]
 fn vms_on_hosts_over_ssh_are_made_mended_changed_and_removed() {

@@ -1,0 +1,280 @@
+//! Stage 6: from bare machines to Ceph on three hosts with NFS, SMB, S3 and FTP on top, asked by clients on another machine, and what is left
+//! when hosts are lost under writes.
+//!
+//! What a single module may do to a cluster is in the module's own tests; this one is about the plays, the servers of shares, the drill and
+//! the report.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use ondol_tests::Site;
+use ondol_tests::plan::recap;
+use serde_json::{Value, json};
+
+/// The mirror's machine, from which the storage is asked too, the storage servers, and the two other servers of shares.
+const MACHINES: [&str; 6] = [
+    "multi-cloud-admin",
+    "storage-server-01",
+    "storage-server-02",
+    "storage-server-03",
+    "nfs-server",
+    "ftp-server",
+];
+
+/// What check mode cannot foresee, because it is asked of a service that is not there yet.
+const UNFORESEEN: [&str; 1] = ["A bucket"];
+
+/// One test, because a cluster is slow to build: each step stands on the one before it.
+#[test]
+fn stage_6_keeps_three_copies_and_gives_them_to_clients_on_other_machines() -> Result<()> {
+    let site = Site::new("storage")?;
+    site.keep_machines(&MACHINES)?;
+
+    step("check mode on bare machines foresees the first run, and changes nothing");
+    site.make(&["lab", "STAGES=3 4"])?;
+    let foreseen = site.must("ansible-playbook playbooks/06-storage.yml --check --diff")?;
+    nothing_is_installed(&site)?;
+    let first = site.make(&["lab", "STAGES=6"])?;
+    let (foreseen, done) = (changed_tasks(&foreseen), changed_tasks(&first));
+    ensure!(foreseen.len() > 30, "check mode foresaw next to nothing");
+    let not_foreseen: BTreeSet<_> = done
+        .difference(&foreseen)
+        .filter(|(task, _)| !UNFORESEEN.contains(&task.as_str()))
+        .collect();
+    assert_eq!(not_foreseen, BTreeSet::new());
+    assert_eq!(foreseen.difference(&done).next(), None);
+    no_password_is_told(&site, &first)?;
+
+    step("a second run changes nothing, and every service answers a client on another machine");
+    nothing_changes(&site.make(&["lab", "STAGES=6"])?)?;
+    let checks = section(&site, "06 storage")?["checks"].clone();
+    let checks = checks.as_array().context("the section has checks")?;
+    assert_eq!(checks.len(), 8, "{checks:#?}");
+    for check in checks {
+        ensure!(check["ok"] == json!(true), "{check:#}");
+    }
+    pools_keep_three_copies_on_three_hosts(&site)?;
+    the_storage_servers_are_small(&site)?;
+
+    step("a configuration that its server refuses never replaces the one in use");
+    refused_by_the_server(&site)?;
+
+    step("a share comes and goes, and each time the second run changes nothing");
+    a_share_comes_and_goes(&site)?;
+
+    step("hosts are lost under writes");
+    site.must("ansible-playbook playbooks/drills/ceph-host-loss.yml")?;
+    let drill = section(&site, "06 drill: a storage host is lost, and a second one")?;
+    assert_eq!(drill["timeline"].as_array().map(Vec::len), Some(6));
+    for check in drill["checks"].as_array().context("the drill has checks")? {
+        ensure!(check["ok"] == json!(true), "{check:#}");
+    }
+    nothing_changes(&site.must("ansible-playbook playbooks/06-storage.yml")?)
+}
+
+fn step(name: &str) {
+    eprintln!("--- {name}");
+}
+
+/// Which task changed which machine.
+fn changed_tasks(output: &str) -> BTreeSet<(String, String)> {
+    let mut task = "";
+    let mut changed = BTreeSet::new();
+    for line in output.lines() {
+        if let Some((name, _)) = line
+            .strip_prefix("TASK [")
+            .and_then(|rest| rest.rsplit_once(']'))
+        {
+            task = name;
+        } else if let Some((host, _)) = line
+            .strip_prefix("changed: [")
+            .and_then(|rest| rest.split_once(']'))
+        {
+            changed.insert((task.to_owned(), host.to_owned()));
+        }
+    }
+    changed
+}
+
+fn nothing_is_installed(site: &Site) -> Result<()> {
+    for vm in MACHINES {
+        site.shell(
+            vm,
+            "test ! -e /etc/ceph && test ! -e /etc/samba && test ! -e /etc/vsftpd.conf && test ! -e /etc/ganesha && test ! -e /srv/team",
+        )
+        .with_context(|| format!("look for what check mode left on {vm}"))?;
+    }
+    Ok(())
+}
+
+fn nothing_changes(output: &str) -> Result<()> {
+    let recap = recap(output);
+    ensure!(recap.len() >= MACHINES.len(), "{output}");
+    for (host, counts) in recap {
+        assert_eq!(
+            counts,
+            [0, 0, 0],
+            "changed, unreachable and failed tasks of {host}:\n{output}"
+        );
+    }
+    Ok(())
+}
+
+/// Neither in what the run printed nor in the report.
+fn no_password_is_told(site: &Site, output: &str) -> Result<()> {
+    let secrets = site.directory().join("secrets");
+    let mut count = 0;
+    let report =
+        fs::read_to_string(site.report().join("report.json")).context("read the report")?;
+    for entry in fs::read_dir(&secrets).context("list the secrets")? {
+        let entry = entry.context("list the secrets")?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let text = fs::read_to_string(entry.path()).context("read a secret")?;
+        let secret = text
+            .split_whitespace()
+            .next()
+            .context("a secret is not empty")?;
+        ensure!(
+            !output.contains(secret) && !report.contains(secret),
+            "the secret {name} was told"
+        );
+        count += 1;
+    }
+    ensure!(count >= 7, "there are {count} secrets only");
+    Ok(())
+}
+
+fn section(site: &Site, name: &str) -> Result<Value> {
+    let text = fs::read_to_string(site.report().join("report.json")).context("read the report")?;
+    let report: Value = serde_json::from_str(&text).context("parse the report")?;
+    report["sections"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|section| section["name"] == name)
+        .cloned()
+        .with_context(|| format!("the report has no section {name:?}"))
+}
+
+fn pools_keep_three_copies_on_three_hosts(site: &Site) -> Result<()> {
+    let told = site.shell("storage-server-01", "ceph osd dump --format json")?;
+    let map: Value = serde_json::from_str(&told).context("parse the OSD map")?;
+    let pools = map["pools"].as_array().context("there are pools")?;
+    ensure!(pools.len() >= 8, "{pools:#?}");
+    for pool in pools {
+        assert_eq!(
+            (&pool["size"], &pool["min_size"]),
+            (&json!(3), &json!(2)),
+            "{pool:#}"
+        );
+    }
+    let tree = site.shell("storage-server-01", "ceph osd tree --format json")?;
+    let tree: Value = serde_json::from_str(&tree).context("parse the tree")?;
+    let hosts = tree["nodes"].as_array().into_iter().flatten();
+    assert_eq!(hosts.filter(|node| node["type"] == "host").count(), 3);
+    Ok(())
+}
+
+/// Together under 3 GiB, as the lab promises.
+fn the_storage_servers_are_small(site: &Site) -> Result<()> {
+    let listed = site.must("ondol-lab ls")?;
+    let used: Vec<u64> = listed
+        .lines()
+        .filter(|line| line.contains(" storage-server-"))
+        .filter_map(|line| {
+            let memory = line.split_whitespace().find(|word| word.contains('/'))?;
+            memory.split_once('/')?.0.parse().ok()
+        })
+        .collect();
+    assert_eq!(used.len(), 3, "{listed}");
+    ensure!(used.iter().sum::<u64>() < 3 * 1024, "{listed}");
+    Ok(())
+}
+
+/// A task of one module on a machine, whatever it ends with.
+fn task(site: &Site, machine: &str, module: &str, arguments: &Value) -> Result<String> {
+    let output = site.run(&format!(
+        "ansible {machine} --become --one-line --module-name ondol.cloud.{module} --args '{arguments}'"
+    ))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn refused_by_the_server(site: &Site) -> Result<()> {
+    for (machine, module, file, arguments, words) in [
+        (
+            "storage-server-02",
+            "samba_share",
+            "/etc/samba/smb.conf",
+            json!({"name": "team", "path": "/srv/team", "settings": {"no such option": "1"}}),
+            "Unknown parameter encountered",
+        ),
+        (
+            "ftp-server",
+            "vsftpd",
+            "/etc/vsftpd.conf",
+            json!({"users": ["transfer"], "certificate": "/etc/hosts", "private_key": "/etc/ssl/private/ftp.key"}),
+            "cannot load RSA certificate",
+        ),
+        (
+            "ftp-server",
+            "vsftpd",
+            "/etc/vsftpd.conf",
+            json!({"users": ["transfer"], "certificate": "/etc/ssl/certs/ftp.pem", "private_key": "/etc/ssl/private/ftp.key", "settings": {"bogus": "1"}}),
+            "unrecognised variable in config file",
+        ),
+        (
+            "storage-server-01",
+            "nfs_export",
+            "/etc/ganesha/exports.d/shared.conf",
+            json!({"name": "shared", "path": "/none", "cephfs": {"filesystem": "shared", "user": "nfs"}, "pseudo": "/shared", "clients": [{"hosts": "192.168.10.0/24"}]}),
+            "NFS-Ganesha refuses it",
+        ),
+    ] {
+        let before = site.shell(machine, &format!("cat {file}"))?;
+        let told = task(site, machine, module, &arguments)?;
+        ensure!(
+            told.contains("FAILED") && told.contains(words),
+            "{module} was to be refused with {words:?}: {told}"
+        );
+        assert_eq!(site.shell(machine, &format!("cat {file}"))?, before);
+    }
+    Ok(())
+}
+
+fn a_share_comes_and_goes(site: &Site) -> Result<()> {
+    for (machine, module, arguments) in [
+        (
+            "storage-server-02",
+            "samba_share",
+            json!({"name": "extra", "path": "/srv", "read_only": true}),
+        ),
+        (
+            "storage-server-02",
+            "samba_user",
+            json!({"name": "games", "password": "of-this-test-alone"}),
+        ),
+        (
+            "nfs-server",
+            "nfs_export",
+            json!({"name": "extra", "path": "/", "cephfs": {"filesystem": "shared", "user": "nfs"}, "pseudo": "/extra", "clients": [{"hosts": "192.168.10.0/24"}]}),
+        ),
+    ] {
+        let mut absent = arguments.clone();
+        absent["state"] = json!("absent");
+        for (arguments, changes) in [
+            (&arguments, true),
+            (&arguments, false),
+            (&absent, true),
+            (&absent, false),
+        ] {
+            let told = task(site, machine, module, arguments)?;
+            ensure!(
+                told.contains(if changes { "CHANGED" } else { "SUCCESS" }),
+                "{module} {arguments}: {told}"
+            );
+            ensure!(!told.contains("of-this-test-alone"), "{told}");
+        }
+    }
+    Ok(())
+}
