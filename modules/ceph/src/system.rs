@@ -5,7 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ondol_kit::Invalid;
+use ondol_machine::file;
+pub(crate) use ondol_machine::file::remove_directory as remove_dir;
 use ondol_machine::program::Program;
+
+/// Whom daemons run as.
+const USER: &str = "ceph";
 
 /// A systemd unit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,11 +59,7 @@ pub(crate) fn start(name: &str) -> anyhow::Result<()> {
 
 /// Makes Ceph's user the owner, of links themselves too.
 pub(crate) fn give_to_ceph(path: &Path) -> anyhow::Result<()> {
-    let user = nix::unistd::User::from_name("ceph")
-        .context("look for the user ceph")?
-        .context("there is no user ceph: Ceph's packages are not installed")?;
-    std::os::unix::fs::lchown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-        .with_context(|| format!("give {} to the user ceph", path.display()))
+    file::give(path, USER).with_context(|| format!("give {} to the user {USER}", path.display()))
 }
 
 /// A directory of Ceph's, mode 0750. One that is there is fine.
@@ -75,18 +76,7 @@ pub(crate) fn create_dir(path: &Path) -> anyhow::Result<()> {
 
 /// A file of Ceph's that no one else reads.
 pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    ondol_machine::file::write(path, text, 0o600)?;
-    give_to_ceph(path)
-}
-
-/// Removes a directory with all that is in it; one that is gone is fine.
-pub(crate) fn remove_dir(path: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    file::write_owned(path, text, 0o600, USER)
 }
 
 /// The host name up to its first dot, which is what Ceph's packages name daemons by.

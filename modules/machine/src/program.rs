@@ -1,13 +1,20 @@
 //! Programs, run to their end within a time, in the C locale; what they said is kept for the error.
+//!
+//! Both ends of what passes are files in memory and not pipes: a server that a program leaves behind would hold a pipe open, and its caller with it.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// A program that ended.
 #[derive(Debug, Clone)]
@@ -38,31 +45,57 @@ pub struct Refused {
 
 /// What to run. Arguments must hold no secret: everyone on the machine can read them.
 pub struct Program {
-    command: Command,
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(String, String)>,
+    directory: Option<PathBuf>,
+    user: Option<String>,
     stdin: Vec<u8>,
     patience: Duration,
 }
 
 impl Program {
-    pub fn new(program: &str) -> Self {
-        let mut command = Command::new(program);
-        command.env("LC_ALL", "C.UTF-8");
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
-            command,
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: vec![("LC_ALL".to_owned(), "C.UTF-8".to_owned())],
+            directory: None,
+            user: None,
             stdin: Vec::new(),
             patience: Duration::from_secs(60),
         }
     }
 
     #[must_use]
-    pub fn args<S: AsRef<std::ffi::OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
-        self.command.args(args);
+    pub fn arg(self, arg: impl AsRef<OsStr>) -> Self {
+        self.args([arg])
+    }
+
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args
+            .extend(args.into_iter().map(|it| it.as_ref().to_owned()));
         self
     }
 
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.command.env(name, value);
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Where it runs; this process's own directory if not said.
+    #[must_use]
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// As that user and all its groups, if this process is root. It then does not outlive this process, even one that is killed.
+    #[must_use]
+    pub fn as_user(mut self, user: &str) -> Self {
+        self.user = Some(user.to_owned());
         self
     }
 
@@ -79,34 +112,28 @@ impl Program {
         self
     }
 
-    /// Runs it to its end. An `Err`: it could not be started, or took too long and was ended with all its children.
-    pub fn run(mut self) -> anyhow::Result<Output> {
+    /// Runs it to its end, which is not that of a server that it leaves behind. An `Err`: it could not be started, or took too long and was
+    /// ended with all its children.
+    pub fn run(self) -> anyhow::Result<Output> {
         let name = self.name();
+        let memory = || memory().with_context(|| format!("make room for what {name} says"));
+        let (stdout, stderr) = (memory()?, memory()?);
         let mut child = self
-            .command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .command()
+            .stdin(given(&self.stdin).with_context(|| format!("lay out the input of {name}"))?)
+            .stdout(stdout.try_clone().context("share a file")?)
+            .stderr(stderr.try_clone().context("share a file")?)
             .process_group(0)
             .spawn()
             .with_context(|| format!("run {name}"))?;
-        let mut stdin = child.stdin.take().expect("is piped");
-        let given = std::mem::take(&mut self.stdin);
-        // One that ends without reading what it was given says why by its status.
-        let writer = thread::spawn(move || drop(stdin.write_all(&given)));
-        let stdout = drain(child.stdout.take().expect("is piped"));
-        let stderr = drain(child.stderr.take().expect("is piped"));
         let status = wait(&mut child, self.patience)
             .with_context(|| format!("wait for {name}"))?
             .with_context(|| format!("{name} did not end within {} s", self.patience.as_secs()))?;
-        let _ = writer.join();
-        let text = |bytes: thread::Result<Vec<u8>>| {
-            String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
-        };
+        let said = |file| said(file).with_context(|| format!("read what {name} said"));
         Ok(Output {
             status,
-            stdout: text(stdout.join()),
-            stderr: text(stderr.join()),
+            stdout: said(&stdout)?,
+            stderr: said(&stderr)?,
         })
     }
 
@@ -125,12 +152,33 @@ impl Program {
         .into())
     }
 
+    fn command(&self) -> Command {
+        let user = self.user.as_deref();
+        let mut command = match user.filter(|_| nix::unistd::geteuid().is_root()) {
+            None => Command::new(&self.program),
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                command
+                    .args(["--reuid", user, "--regid", user, "--init-groups"])
+                    .args(["--pdeathsig", "KILL", "--"])
+                    .arg(&self.program);
+                command
+            }
+        };
+        command.args(&self.args);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        command
+    }
+
     fn name(&self) -> String {
-        let mut name = self.command.get_program().to_string_lossy().into_owned();
+        let mut name = self.program.to_string_lossy().into_owned();
         // The act, such as `update`, and not its options.
         if let Some(act) = self
-            .command
-            .get_args()
+            .args
+            .iter()
             .find(|it| !it.as_encoded_bytes().starts_with(b"-"))
         {
             name = format!("{name} {}", act.to_string_lossy());
@@ -141,16 +189,30 @@ impl Program {
 
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.command.fmt(f)
+        self.command().fmt(f)
     }
 }
 
-fn drain(mut from: impl std::io::Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = from.read_to_end(&mut bytes);
-        bytes
-    })
+fn memory() -> io::Result<File> {
+    Ok(memfd_create(c"output", MFdFlags::MFD_CLOEXEC)?.into())
+}
+
+fn given(text: &[u8]) -> io::Result<Stdio> {
+    if text.is_empty() {
+        return Ok(Stdio::null());
+    }
+    let mut file = memory()?;
+    file.write_all(text)?;
+    io::Seek::rewind(&mut file)?;
+    Ok(file.into())
+}
+
+/// Without moving the place at which one who is left behind goes on writing.
+fn said(file: &File) -> io::Result<String> {
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// `None`: the time is over, and the program was ended.
@@ -174,6 +236,9 @@ fn wait(child: &mut Child, patience: Duration) -> std::io::Result<Option<ExitSta
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::Signal;
+    use nix::unistd::Pid;
+
     use super::*;
 
     #[test]
@@ -212,6 +277,36 @@ mod tests {
             "{error}"
         );
         assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_server_that_a_program_leaves_behind_does_not_hold_the_caller() {
+        let started = Instant::now();
+        let output = Program::new("sh")
+            .args(["-c", "sleep 20 & echo $!"])
+            .stdin("x".repeat(1 << 20))
+            .succeed()
+            .unwrap();
+        assert!(started.elapsed() < Duration::from_secs(10));
+        let left = output.stdout.trim().parse().unwrap();
+        nix::sys::signal::kill(Pid::from_raw(left), Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
+    fn another_user_comes_with_its_group_and_the_name_stays_the_programs() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let who = Program::new("sh")
+            .args(["-c", "id -un; id -gn; pwd"])
+            .current_dir("/")
+            .as_user("daemon");
+        assert_eq!(who.succeed().unwrap().stdout, "daemon\ndaemon\n/\n");
+        let error = Program::new("false")
+            .as_user("daemon")
+            .succeed()
+            .unwrap_err();
+        assert!(error.to_string().starts_with("false ended with"), "{error}");
     }
 
     #[test]

@@ -4,17 +4,45 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-mod lab;
-
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use lab::{SHARED, TestLab, eventually};
+use ondol_kit::Entry;
+use ondol_mariadb::arbitrator::Arbitrator;
+use ondol_mariadb::galera_node::Galera;
+use ondol_mariadb::instance::Instance;
+use ondol_mariadb::status::Status;
+use ondol_test_lab::reply::{refused, steps, unchanged};
+use ondol_test_lab::{
+    TestLab, VmSpec, answer, answer_in, argv, debian_with, eventually, image, input, spec,
+};
 use serde_json::{Value, json};
+
+/// Not a test: it is how the test's own program answers as a module in a VM.
+#[test]
+#[ignore = "run in a VM by the test below"]
+fn answers_a_call() {
+    answer(&[
+        Entry::module::<Arbitrator>(),
+        Entry::module::<Galera>(),
+        Entry::module::<Instance>(),
+        Entry::probe::<Status>(),
+    ]);
+}
+
+/// What a node and an arbitrator need.
+const PACKAGES: [&str; 7] = [
+    "galera-4",
+    "galera-arbitrator-4",
+    "mariadb-backup",
+    "mariadb-server",
+    "nftables",
+    "rsync",
+    "socat",
+];
 
 const ONE: &str = "db-01";
 const TWO: &str = "db-02";
@@ -40,18 +68,21 @@ struct Cluster {
 impl Cluster {
     /// One module on one machine; `seconds`: killed without warning after them.
     fn call(&self, machine: &str, module: &str, args: &Value, seconds: Option<&str>) -> Value {
-        let program = format!("{SHARED}/mariadb-call");
-        let mut argv = vec![program.as_str(), module];
+        let mut argv = argv(module);
         if let Some(seconds) = seconds {
-            argv.splice(0..0, ["timeout", "--signal=KILL", seconds]);
+            let killed = ["timeout", "--signal=KILL", seconds].map(str::to_owned);
+            argv.splice(0..0, killed);
         }
-        let input = args.to_string();
-        let output = self.lab.exec(machine, &argv, input.as_bytes()).unwrap();
-        if seconds.is_some() && output.stdout.is_empty() {
-            return Value::Null;
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let output = self
+            .lab
+            .exec(machine, &argv, input(module, args).as_bytes())
+            .unwrap();
+        match answer_in(&output) {
+            Some(reply) => reply,
+            None if seconds.is_some() => Value::Null,
+            None => panic!("{machine}: {module}: {output:?}"),
         }
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{machine}: {module}: {error}: {output:?}"))
     }
 
     fn status(&self, machine: &str) -> Value {
@@ -66,8 +97,8 @@ impl Cluster {
         NODES.iter().map(|it| self.status(it)).collect()
     }
 
-    fn address(&self, machine: &str) -> &str {
-        &self.lab.addresses[machine]
+    fn address(&self, machine: &str) -> String {
+        self.lab.address(machine)
     }
 
     fn members(&self) -> Value {
@@ -182,29 +213,6 @@ struct Written {
     pause: Duration,
 }
 
-fn steps(reply: &Value) -> Vec<String> {
-    assert_ne!(reply["failed"], json!(true), "{reply}");
-    let steps = reply["steps"].as_array().unwrap();
-    assert_eq!(reply["changed"], json!(!steps.is_empty()), "{reply}");
-    steps
-        .iter()
-        .map(|it| it.as_str().unwrap().to_owned())
-        .collect()
-}
-
-#[track_caller]
-fn unchanged(reply: &Value) {
-    assert_eq!(steps(reply), [""; 0], "{reply}");
-}
-
-#[track_caller]
-fn refused(reply: &Value, words: &str) {
-    assert_eq!(reply["failed"], json!(true), "{reply}");
-    assert_eq!(reply["changed"], json!(false), "{reply}");
-    let message = reply["msg"].as_str().unwrap();
-    assert!(message.contains(words), "{message}");
-}
-
 /// What the machine holds of the cluster: configuration, state, whether the server runs.
 fn traces(cluster: &Cluster, machine: &str) -> String {
     cluster.lab.sh(
@@ -216,16 +224,22 @@ fn traces(cluster: &Cluster, machine: &str) -> String {
 
 #[test]
 fn a_cluster_lives_through_the_loss_of_each_part() {
-    let shared = tempfile::tempdir().unwrap();
-    let call = std::env::current_exe().unwrap();
-    let call = call
-        .ancestors()
-        .nth(2)
-        .unwrap()
-        .join("examples/mariadb-call");
-    fs::copy(&call, shared.path().join("mariadb-call")).unwrap();
+    let Some(lab) = TestLab::open("galera") else {
+        return;
+    };
+    let image = image(&debian_with(&PACKAGES));
+    let machines = [ONE, TWO, ARBITER];
+    for machine in machines {
+        lab.launch(&VmSpec {
+            cpus: 2,
+            ..spec(machine, &image)
+        });
+    }
+    for machine in machines {
+        lab.wait_booted(machine);
+    }
     let mut cluster = Cluster {
-        lab: TestLab::start("galera", &[ONE, TWO, ARBITER], shared.path()),
+        lab,
         more: BTreeMap::new(),
     };
     let began = Instant::now();

@@ -5,16 +5,15 @@
 //! statements, load files, compress, or send a password over a connection that is neither encrypted nor local.
 
 mod packet;
-mod tls;
 
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
+use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustls::{ClientConnection, StreamOwned};
+pub use ondol_database::Row;
+use ondol_database::connection::Patience;
+use ondol_database::{Check, Peer, Stream};
 
 use packet::{Answer, Greeting, Malformed};
 
@@ -32,31 +31,15 @@ impl fmt::Display for Refusal {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Nothing is known about the server: it may be down, or only out of reach.
-    #[error("no connection to {to}: {source}")]
-    Unreachable { to: String, source: io::Error },
-    /// The server answered, with a no.
-    #[error("the server at {to} says: {refusal}")]
-    Refused { to: String, refusal: Refusal },
-    /// What answered cannot be trusted to be the server.
-    #[error("the server at {to} is not trusted: {reason}")]
-    Untrusted { to: String, reason: String },
-    #[error("the connection to {to} broke: {source}")]
-    Broken { to: String, source: io::Error },
-}
+impl ondol_database::Refusal for Refusal {
+    type Code<'a> = u16;
 
-impl Error {
-    /// The server's number, if it was the server that refused.
-    pub fn code(&self) -> Option<u16> {
-        match self {
-            Self::Refused { refusal, .. } => Some(refusal.code),
-            _ => None,
-        }
+    fn code(&self) -> u16 {
+        self.code
     }
 }
 
+pub type Error = ondol_database::Error<Refusal>;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Where a server listens.
@@ -87,74 +70,22 @@ pub enum Tls {
     Off,
 }
 
+impl Tls {
+    /// `None`: not encrypted.
+    fn check(&self) -> Option<Check<'_>> {
+        match self {
+            Self::Identity(path) => Some(Check::Host(path)),
+            Self::Authority(path) => Some(Check::Signer(path)),
+            Self::Off => None,
+        }
+    }
+}
+
 /// Who logs in.
 #[derive(Debug, Clone, Copy)]
 pub struct Login<'a> {
     pub user: &'a str,
     pub password: Option<&'a str>,
-}
-
-enum Stream {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
-}
-
-impl Stream {
-    fn is_private(&self) -> bool {
-        !matches!(self, Self::Tcp(_))
-    }
-
-    fn set_patience(&self, patience: Duration) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => stream.set_read_timeout(Some(patience)),
-            Self::Tcp(stream) => stream.set_read_timeout(Some(patience)),
-            Self::Tls(stream) => stream.sock.set_read_timeout(Some(patience)),
-        }
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(stream) => stream.read(buffer),
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Tls(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(stream) => stream.write(buffer),
-            Self::Tcp(stream) => stream.write(buffer),
-            Self::Tls(stream) => stream.write(buffer),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => stream.flush(),
-            Self::Tcp(stream) => stream.flush(),
-            Self::Tls(stream) => stream.flush(),
-        }
-    }
-}
-
-/// One row, with the columns in the order of the query.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Row(pub Vec<Option<String>>);
-
-impl Row {
-    /// A column as text; empty for NULL and for a column that is not there.
-    pub fn text(&self, column: usize) -> &str {
-        self.optional(column).unwrap_or_default()
-    }
-
-    pub fn optional(&self, column: usize) -> Option<&str> {
-        self.0.get(column)?.as_deref()
-    }
 }
 
 /// The rows of a query, and the columns' names.
@@ -179,7 +110,7 @@ impl Table {
 pub struct Client {
     stream: Stream,
     sequence: u8,
-    to: String,
+    peer: Peer,
     /// As the server names it: `8.0.45-0ubuntu0.22.04.1`.
     pub version: String,
 }
@@ -196,22 +127,25 @@ const SESSION: &str = "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,
 impl Client {
     /// Opens a connection and logs in.
     pub fn connect(endpoint: &Endpoint, login: Login<'_>) -> Result<Self> {
-        let to = endpoint.to_string();
-        let unreachable = |source| Error::Unreachable {
-            to: to.clone(),
-            source,
-        };
+        let peer = Peer::new(endpoint);
         let stream = match endpoint {
-            Endpoint::Socket(path) => Stream::Unix(UnixStream::connect(path).map_err(unreachable)?),
-            Endpoint::Tcp { host, port, .. } => {
-                Stream::Tcp(dial(host, *port).map_err(unreachable)?)
-            }
+            Endpoint::Socket(path) => Stream::local(path),
+            Endpoint::Tcp { host, port, .. } => Stream::dial(
+                host,
+                *port,
+                Patience {
+                    connect: CONNECT,
+                    answer: PATIENCE,
+                },
+            ),
         };
-        stream.set_patience(PATIENCE).map_err(unreachable)?;
+        let stream = stream
+            .and_then(|stream| stream.set_patience(PATIENCE).map(|()| stream))
+            .map_err(|source| peer.unreachable(source))?;
         let mut client = Self {
             stream,
             sequence: 0,
-            to,
+            peer,
             version: String::new(),
         };
         client.log_in(login, endpoint)?;
@@ -223,7 +157,7 @@ impl Client {
     pub fn set_patience(&mut self, patience: Duration) -> Result<()> {
         self.stream
             .set_patience(patience)
-            .map_err(|source| self.broken(source))
+            .map_err(|source| self.peer.broken(source))
     }
 
     fn log_in(&mut self, login: Login<'_>, endpoint: &Endpoint) -> Result<()> {
@@ -233,16 +167,18 @@ impl Client {
         }
         let greeting = Greeting::parse(&greeting).map_err(|it| self.malformed(it))?;
         self.version.clone_from(&greeting.version);
-        let name = match endpoint {
-            Endpoint::Tcp { tls: Tls::Off, .. } | Endpoint::Socket(_) => None,
-            Endpoint::Tcp { host, tls, .. } => Some((host, tls)),
+        let encrypt = match endpoint {
+            Endpoint::Socket(_) => None,
+            Endpoint::Tcp { host, tls, .. } => tls.check().map(|check| (host, check)),
         };
-        if let Some((host, how)) = name {
+        if let Some((host, check)) = encrypt {
             if !greeting.offers_tls() {
-                return Err(self.untrusted("it does not offer TLS"));
+                return Err(self.peer.untrusted("it does not offer TLS"));
             }
             self.send(&packet::tls_request())?;
-            self.encrypt(host, how)?;
+            self.stream
+                .encrypt(host, &check)
+                .map_err(|reason| self.peer.untrusted(reason))?;
         }
         let password = login.password.unwrap_or_default();
         let mut plugin = greeting.plugin.clone();
@@ -252,7 +188,12 @@ impl Client {
             plugin = SHA2.to_owned();
         }
         let proof = self.proof(&plugin, password, &challenge)?;
-        self.send(&packet::login(login.user, &proof, &plugin, name.is_some()))?;
+        self.send(&packet::login(
+            login.user,
+            &proof,
+            &plugin,
+            encrypt.is_some(),
+        ))?;
         loop {
             let bytes = self.receive()?;
             match packet::Login::parse(&bytes).map_err(|it| self.malformed(it))? {
@@ -271,9 +212,9 @@ impl Client {
                     self.send(&[password.as_bytes(), b"\0"].concat())?;
                 }
                 packet::Login::WantsPassword => {
-                    return Err(
-                        self.untrusted("it wants the password itself, and nothing is encrypted")
-                    );
+                    return Err(self
+                        .peer
+                        .untrusted("it wants the password itself, and nothing is encrypted"));
                 }
             }
         }
@@ -284,27 +225,10 @@ impl Client {
             SHA2 => Ok(crate::sha2::scramble(password.as_bytes(), challenge)),
             SOCKET => Ok(Vec::new()),
             NATIVE => Ok(packet::native_scramble(password.as_bytes(), challenge)),
-            other => Err(self.untrusted(&format!(
+            other => Err(self.peer.untrusted(format!(
                 "it wants the authentication {other:?}, which is not spoken here"
             ))),
         }
-    }
-
-    fn encrypt(&mut self, host: &str, how: &Tls) -> Result<()> {
-        let connection = tls::connection(host, how).map_err(|reason| self.untrusted(&reason))?;
-        let Stream::Tcp(socket) = &self.stream else {
-            return Ok(());
-        };
-        let socket = socket.try_clone().map_err(|source| self.broken(source))?;
-        let mut stream = StreamOwned::new(connection, socket);
-        while stream.conn.is_handshaking() {
-            stream
-                .conn
-                .complete_io(&mut stream.sock)
-                .map_err(|error| self.untrusted(&error.to_string()))?;
-        }
-        self.stream = Stream::Tls(Box::new(stream));
-        Ok(())
     }
 
     /// Runs a statement whose answer is of no interest.
@@ -370,9 +294,11 @@ impl Client {
         for part in packet::frames(payload, &mut self.sequence) {
             self.stream
                 .write_all(&part)
-                .map_err(|source| self.broken(source))?;
+                .map_err(|source| self.peer.broken(source))?;
         }
-        self.stream.flush().map_err(|source| self.broken(source))
+        self.stream
+            .flush()
+            .map_err(|source| self.peer.broken(source))
     }
 
     /// One packet, put together if it came in parts.
@@ -382,7 +308,7 @@ impl Client {
             let mut header = [0; 4];
             self.stream
                 .read_exact(&mut header)
-                .map_err(|source| self.broken(source))?;
+                .map_err(|source| self.peer.broken(source))?;
             let [a, b, c, sequence] = header;
             let length = u32::from_le_bytes([a, b, c, 0]) as usize;
             if sequence != self.sequence {
@@ -393,7 +319,7 @@ impl Client {
             payload.resize(start + length, 0);
             self.stream
                 .read_exact(&mut payload[start..])
-                .map_err(|source| self.broken(source))?;
+                .map_err(|source| self.peer.broken(source))?;
             if length < packet::LONGEST {
                 return Ok(payload);
             }
@@ -402,36 +328,14 @@ impl Client {
 
     fn refused(&self, bytes: &[u8]) -> Error {
         match packet::refusal(bytes) {
-            Ok(refusal) => Error::Refused {
-                to: self.to.clone(),
-                refusal,
-            },
+            Ok(refusal) => self.peer.refused(refusal),
             Err(malformed) => self.malformed(malformed),
         }
     }
 
     fn malformed(&self, malformed: Malformed) -> Error {
-        self.broken(io::Error::new(io::ErrorKind::InvalidData, malformed.0))
-    }
-
-    fn broken(&self, source: io::Error) -> Error {
-        let source = match source.kind() {
-            io::ErrorKind::WouldBlock => {
-                io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
-            }
-            _ => source,
-        };
-        Error::Broken {
-            to: self.to.clone(),
-            source,
-        }
-    }
-
-    fn untrusted(&self, reason: &str) -> Error {
-        Error::Untrusted {
-            to: self.to.clone(),
-            reason: reason.to_owned(),
-        }
+        self.peer
+            .broken(io::Error::new(io::ErrorKind::InvalidData, malformed.0))
     }
 }
 
@@ -446,23 +350,3 @@ impl Drop for Client {
 const SHA2: &str = "caching_sha2_password";
 const SOCKET: &str = "auth_socket";
 const NATIVE: &str = "mysql_native_password";
-
-fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
-    let deadline = Instant::now() + CONNECT;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        match TcpStream::connect_timeout(&address, left) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_write_timeout(Some(PATIENCE))?;
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}

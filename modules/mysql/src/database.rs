@@ -5,7 +5,7 @@ use ondol_kit::{Invalid, Module};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::server::{Found, NAME, Presence, Server, Statement, Target};
+use crate::server::{Found, NAME, Presence, Server, Statement, Target, run};
 use crate::sql::{check_name, identifier, literal};
 
 /// Manage a MySQL database
@@ -186,7 +186,7 @@ impl Module for MysqlDatabase {
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
         let target = self.target.as_ref().expect("observe comes first");
-        step.run(&mut target.client()?)
+        run(step, &mut target.client()?)
     }
 }
 

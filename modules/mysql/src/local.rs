@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use ondol_machine::file;
 use ondol_machine::program::Program;
 
 use crate::client::{self, Client, Endpoint, Login};
@@ -84,11 +85,7 @@ impl Place {
                 Ok(client) => return Ok(State::Running(Box::new(client))),
                 Err(error) => error,
             };
-            let no_one_listens = matches!(
-                &error,
-                client::Error::Unreachable { source, .. }
-                    if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-            );
+            let no_one_listens = error.nobody_listens();
             if no_one_listens && !is_active()? {
                 return Ok(State::Stopped);
             }
@@ -227,11 +224,7 @@ pub fn start_at_boot() -> anyhow::Result<()> {
 
 /// Gives a path to the user that the server runs as.
 pub fn give_to_owner(path: &Path) -> anyhow::Result<()> {
-    let user = nix::unistd::User::from_name(OWNER)
-        .context("look up the system user mysql")?
-        .context("there is no system user mysql: install the package mysql-server")?;
-    std::os::unix::fs::lchown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-        .with_context(|| format!("give {} to {OWNER}", path.display()))
+    file::give(path, OWNER).with_context(|| format!("give {} to {OWNER}", path.display()))
 }
 
 #[cfg(test)]

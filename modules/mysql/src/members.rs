@@ -1,8 +1,7 @@
 //! What the modules of a replicated set share: how one server asks another, and what this one says of itself.
 //!
-//! Nothing here decides. A member that cannot be asked is [`Seen::Silent`], which is never the same as "not there".
+//! Nothing here decides.
 
-use std::io;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -200,45 +199,26 @@ pub fn describe(client: &mut Client) -> anyhow::Result<Server> {
     Ok(server)
 }
 
-/// What can be seen of a member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
-    Answers(Box<Server>),
-    /// Its host says that nothing listens on the port.
-    Refuses,
-    /// It answers, and does not let us in. It may take writes.
-    Denies(String),
-    /// No answer, so nothing is known.
-    Silent(String),
-}
+pub type Seen = ondol_database::Seen<Box<Server>>;
+
+/// `ER_SERVER_SHUTDOWN`.
+const SHUTS_DOWN: u16 = 1053;
 
 /// Asks a member. One that cannot be trusted is an error.
 pub fn ask(access: &Access, address: &str, port: u16) -> anyhow::Result<Seen> {
     let asked = access.connect(address, port);
-    let mut client = match asked {
-        Ok(client) => client,
-        Err(client::Error::Unreachable { source, .. })
-            if source.kind() == io::ErrorKind::ConnectionRefused =>
-        {
-            return Ok(Seen::Refuses);
-        }
-        Err(error @ (client::Error::Unreachable { .. } | client::Error::Broken { .. })) => {
-            return Ok(Seen::Silent(error.to_string()));
-        }
-        // It shuts down.
-        Err(error) if error.code() == Some(1053) => return Ok(Seen::Silent(error.to_string())),
-        Err(error @ client::Error::Refused { .. }) => return Ok(Seen::Denies(error.to_string())),
-        Err(error) => {
-            return Err(error).with_context(|| format!("ask the member at {address}"));
-        }
-    };
-    match describe(&mut client) {
-        Ok(server) => Ok(Seen::Answers(Box::new(server))),
-        Err(error) => match error.downcast_ref::<client::Error>() {
-            Some(client::Error::Broken { .. }) => Ok(Seen::Silent(format!("{error:#}"))),
-            _ => Err(error).with_context(|| format!("ask the member at {address}")),
-        },
-    }
+    let seen = ondol_database::Seen::of(asked, |refusal| refusal.code == SHUTS_DOWN);
+    seen.map_err(anyhow::Error::new)
+        .and_then(|seen| {
+            seen.and_then(|mut client| match describe(&mut client) {
+                Ok(server) => Ok(Seen::Answers(Box::new(server))),
+                Err(error) => match error.downcast_ref::<client::Error>() {
+                    Some(client::Error::Broken { .. }) => Ok(Seen::Silent(format!("{error:#}"))),
+                    _ => Err(error),
+                },
+            })
+        })
+        .with_context(|| format!("ask the member at {address}"))
 }
 
 /// Every member of a set starts closed to writes: one that comes back after a crash does not know whether another was promoted.

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::client::Client;
-use crate::server::{Found, NAME, Server, Statement, Target, USER_NAME};
+use crate::server::{Found, NAME, Server, Statement, Target, USER_NAME, run};
 use crate::sql::{account, check_name, identifier, literal};
 
 /// Manage what a MySQL account may do
@@ -254,7 +254,7 @@ impl Module for MysqlPrivileges {
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
         let target = self.target.as_ref().expect("observe comes first");
-        step.run(&mut target.client()?)
+        run(step, &mut target.client()?)
     }
 }
 

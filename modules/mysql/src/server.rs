@@ -1,9 +1,9 @@
-//! The server that a task is about: the one on this machine, or one that is reached over TCP. And one SQL act with its line in the diff.
+//! The server that a task is about: the one on this machine, or one that is reached over TCP. And how one SQL act is run there.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+pub use ondol_database::{Found, Presence, Statement};
 use ondol_kit::{Invalid, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -130,72 +130,6 @@ impl Target {
 pub const USER_NAME: usize = 32;
 pub const NAME: usize = 64;
 
-/// One act in SQL, its names quoted.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Statement {
-    /// Its line in the diff.
-    pub says: String,
-    pub sql: String,
-    /// Whether `sql` holds what must not be shown.
-    pub secret: bool,
-}
-
-impl Statement {
-    pub fn new(says: impl Into<String>, sql: impl Into<String>) -> Self {
-        Self {
-            says: says.into(),
-            sql: sql.into(),
-            secret: false,
-        }
-    }
-
-    #[must_use]
-    pub fn secret(mut self) -> Self {
-        self.secret = true;
-        self
-    }
-
-    pub fn run(&self, client: &mut Client) -> anyhow::Result<()> {
-        Ok(client.run(&self.sql)?)
-    }
-}
-
-impl fmt::Display for Statement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.says)
-    }
-}
-
-impl fmt::Debug for Statement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sql = if self.secret { "***" } else { &self.sql };
-        write!(f, "{}: {sql}", self.says)
-    }
-}
-
-/// What is there of the thing that a task is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found<T> {
-    /// Not even the server, certainly.
-    NoServer,
-    Absent,
-    Present(T),
-}
-
-impl<T> Found<T> {
-    pub fn present(&self) -> Option<&T> {
-        match self {
-            Self::Present(it) => Some(it),
-            Self::NoServer | Self::Absent => None,
-        }
-    }
-}
-
-/// Whether a named thing shall be there.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Presence {
-    #[default]
-    Present,
-    Absent,
+pub fn run(statement: &Statement, client: &mut Client) -> anyhow::Result<()> {
+    Ok(client.run(&statement.sql)?)
 }

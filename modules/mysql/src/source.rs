@@ -1,29 +1,31 @@
 //! `mysql_source`: who of a replicated set takes writes. The one module that opens a server, and the only one that promotes.
 //!
-//! What it decides is in [`decide`], which is pure. It does not fence anybody: `mysql_fence` does, or a power switch.
+//! It does not fence anybody: `mysql_fence` does, or a power switch.
+
+mod io;
+mod plan;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use ondol_database::member::{ask_all, check_set};
 use ondol_kit::{Invalid, Module, Notices, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::client::Client;
+use self::io::{look_up, mark, open, promote};
+use self::plan::{decide, followers};
 use crate::fence::yes;
 use crate::gtid::GtidSet;
 use crate::local::{self, State};
 use crate::members::{
     Access, Member, Replication, Seen, SemiSync, Server, ask, describe, read_role_file,
-    require_gtid, role_file, semi_sync, set_semi_sync, set_source, write_role_file,
+    require_gtid, semi_sync, set_semi_sync, set_source, write_role_file,
 };
-use crate::replication::wait_for;
-use crate::server::Statement;
+use crate::server::{Statement, run};
 use crate::sha2;
-use crate::sql::{account, hexadecimal, literal, unhex};
+use crate::sql::hexadecimal;
 
 /// Make this machine's MySQL server the one that takes writes
 ///
@@ -79,31 +81,20 @@ impl TryFrom<Params> for Desired {
     type Error = Invalid;
 
     fn try_from(params: Params) -> Result<Self, Invalid> {
-        let mut names: Vec<&str> = Vec::new();
         for (index, member) in params.members.iter().enumerate() {
-            let path = format!("members[{index}].name");
             if member.name.is_empty() {
-                return Err(Invalid::new(path, "must not be empty"));
-            }
-            if names.contains(&member.name.as_str()) {
-                return Err(Invalid::new(path, "is there twice"));
-            }
-            names.push(&member.name);
-        }
-        if !names.contains(&params.name.as_str()) {
-            return Err(Invalid::new(
-                "name",
-                format!("{:?} is not among `members`", params.name),
-            ));
-        }
-        for name in params.fenced.keys() {
-            if *name == params.name || !names.contains(&name.as_str()) {
                 return Err(Invalid::new(
-                    format!("fenced.{name}"),
-                    "is not another member",
+                    format!("members[{index}].name"),
+                    "must not be empty",
                 ));
             }
         }
+        let members = params.members.iter().map(|it| it.name.as_str());
+        check_set(
+            &params.name,
+            members,
+            params.fenced.keys().map(String::as_str),
+        )?;
         let access = Access::new(params.replication)?;
         Ok(Self {
             others: (params.members.into_iter())
@@ -190,157 +181,6 @@ impl fmt::Display for Step {
     }
 }
 
-/// What becomes of this server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Verdict {
-    /// It is open already.
-    Stay,
-    Open(String),
-    Promote {
-        wait_for: GtidSet,
-        why: String,
-    },
-}
-
-/// Whether this server may be the one that takes writes. A text names what stands against it.
-fn decide(desired: &Desired, present: &Present) -> Result<Verdict, String> {
-    let me = &present.me;
-    for (name, seen) in &present.others {
-        if let Seen::Answers(other) = seen
-            && other.writable
-        {
-            return Err(if me.writable {
-                format!(
-                    "both this server and {name} take writes: fence one with ondol.cloud.mysql_fence, at once"
-                )
-            } else {
-                format!("{name} takes writes: fence it first with ondol.cloud.mysql_fence")
-            });
-        }
-    }
-    if me.writable && me.follows.is_none() {
-        return Ok(Verdict::Stay);
-    }
-    let mut wait_for = GtidSet::default();
-    let mut silent = Vec::new();
-    for (name, seen) in &present.others {
-        let words = match seen {
-            Seen::Answers(other) => {
-                let here = me.executed.plus(&me.received);
-                let missing = other.executed.minus(&here);
-                // From a source that still feeds this one, the rest is on its way.
-                let feeds = me.follows.as_ref().is_some_and(|it| {
-                    it.receiver.runs() && is_at(desired, name, &it.host, it.port)
-                });
-                if !missing.is_empty() && !feeds && !desired.accept_data_loss {
-                    return Err(format!(
-                        "{name} has transactions that this server lacks: {missing}. Promote {name}, or say accept_data_loss: true"
-                    ));
-                }
-                if missing.is_empty() || feeds {
-                    wait_for = wait_for.plus(&other.executed);
-                }
-                continue;
-            }
-            Seen::Denies(words) => {
-                return Err(format!(
-                    "{name} answers and lets nobody in, so it may take writes: {words}"
-                ));
-            }
-            Seen::Refuses => "nothing listens there",
-            Seen::Silent(words) => words,
-        };
-        if !desired.fenced.contains_key(name) {
-            return Err(format!(
-                "{name} cannot be asked, so it may take writes ({words}): fence it, and name it under `fenced`"
-            ));
-        }
-        silent.push(name.as_str());
-    }
-    let Some(follows) = &me.follows else {
-        return Ok(Verdict::Open(why(&silent)));
-    };
-    // What was received is applied in any case.
-    wait_for = wait_for.plus(&me.received);
-    let source_is_silent = silent
-        .iter()
-        .any(|name| is_at(desired, name, &follows.host, follows.port));
-    if source_is_silent && !desired.accept_data_loss {
-        if !present.account.semi_synchronous {
-            return Err(format!(
-                "{} does not answer, and its commits did not wait for a replica: some that were acknowledged may be on it alone. \
-                 Bring it back, or say accept_data_loss: true",
-                silent.join(", ")
-            ));
-        }
-        // One replica's word was enough for a commit: it may have been another's.
-        if silent.len() > 1 {
-            return Err(format!(
-                "{} do not answer: a commit may be on these alone. Bring one back, or say accept_data_loss: true",
-                silent.join(" and ")
-            ));
-        }
-    }
-    Ok(Verdict::Promote {
-        wait_for,
-        why: why(&silent),
-    })
-}
-
-fn why(silent: &[&str]) -> String {
-    if silent.is_empty() {
-        "every other member is closed".to_owned()
-    } else {
-        format!("fenced: {}", silent.join(", "))
-    }
-}
-
-/// Whether a member is the one at that address.
-fn is_at(desired: &Desired, name: &str, host: &str, port: u16) -> bool {
-    (desired.others.iter()).any(|it| it.name == name && it.address == host && it.port == port)
-}
-
-/// Members that receive now. From whom is not asked: if it is not from here, the first commit that is to wait for them says so.
-fn followers(me: &Server, others: &[(String, Seen)]) -> usize {
-    let follows = |seen: &Seen| match seen {
-        Seen::Answers(other) => other.follows.as_ref().is_some_and(|it| it.receiver.runs()),
-        _ => false,
-    };
-    if me.follows.is_some() {
-        return 0;
-    }
-    others.iter().filter(|(_, seen)| follows(seen)).count()
-}
-
-const PRIVILEGES: [&str; 3] = ["BACKUP_ADMIN", "REPLICATION CLIENT", "REPLICATION SLAVE"];
-
-/// The account as it shall be.
-fn account_statements(desired: &Desired, account: &Account) -> Vec<Statement> {
-    let who = who(desired);
-    let mut statements = Vec::new();
-    if !account.password_fits || !account.requires_tls {
-        let act = if account.exists { "alter" } else { "create" };
-        let sql = format!(
-            "{} USER {who} IDENTIFIED WITH caching_sha2_password AS {} REQUIRE SSL",
-            act.to_uppercase(),
-            desired.stored.expose()
-        );
-        statements.push(Statement::new(format!("{act} user {who} for replication"), sql).secret());
-    }
-    if !account.privileges {
-        let list = PRIVILEGES.join(", ");
-        statements.push(Statement::new(
-            format!("grant {list} to {who}"),
-            format!("GRANT {list} ON *.* TO {who}"),
-        ));
-    }
-    statements
-}
-
-fn who(desired: &Desired) -> String {
-    account(&desired.access.user, "%")
-}
-
 /// The module.
 #[derive(Default)]
 pub struct MysqlSource {
@@ -388,7 +228,11 @@ impl Module for MysqlSource {
             State::Stopped => bail!("the server on this machine does not run"),
             State::Running(client) => client,
         };
-        let others = ask_all(desired)?;
+        let seen = ask_all(&desired.others, |it| {
+            ask(&desired.access, &it.address, it.port)
+        })?;
+        let names = desired.others.iter().map(|it| it.name.clone());
+        let others = names.zip(seen).collect();
         let me = describe(&mut client)?;
         require_gtid(&me)?;
         let present = Present {
@@ -414,55 +258,7 @@ impl Module for MysqlSource {
     }
 
     fn plan(desired: &Desired, current: &Current) -> Vec<Step> {
-        let fresh = Present::default();
-        let (present, verdict) = match current {
-            Current::Absent => (&fresh, Verdict::Stay),
-            Current::Present(present) => match decide(desired, present) {
-                Ok(verdict) => (&**present, verdict),
-                // `observe` has refused it.
-                Err(_) => return Vec::new(),
-            },
-        };
-        let mut steps = Vec::new();
-        let text = role_file(desired.semi_synchronous);
-        if present.file != text {
-            steps.push(Step::CloseAtStart { text });
-        }
-        if desired.semi_synchronous && !present.semi_sync.settings {
-            steps.push(Step::SetSemiSync);
-        }
-        let waits = desired.semi_synchronous && followers(&present.me, &present.others) > 0;
-        let stays = verdict == Verdict::Stay;
-        let open = |why: String| Step::Open {
-            why,
-            semi_synchronous: waits && present.account.semi_synchronous,
-            unmark: present.account.semi_synchronous && !waits,
-        };
-        match verdict {
-            Verdict::Stay => {}
-            Verdict::Open(why) => steps.push(open(why)),
-            Verdict::Promote { wait_for, why } => {
-                steps.push(Step::Promote {
-                    wait_for,
-                    why: why.clone(),
-                });
-                steps.push(open(why));
-            }
-        }
-        let statements = account_statements(desired, &present.account);
-        steps.extend(statements.into_iter().map(Step::Sql));
-        let marked = present.account.semi_synchronous && (stays || waits);
-        let enabled = if stays {
-            present.semi_sync.source_enabled
-        } else {
-            waits && present.account.semi_synchronous
-        };
-        if waits && !(marked && enabled) {
-            steps.push(Step::CommitSemiSynchronously);
-        } else if !desired.semi_synchronous && stays && (marked || enabled) {
-            steps.push(Step::CommitAlone);
-        }
-        steps
+        plan::steps(desired, current)
     }
 
     fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
@@ -479,19 +275,8 @@ impl Module for MysqlSource {
                 semi_synchronous,
                 unmark,
                 ..
-            } => {
-                // Root may write from here on, and nobody else: what must be first in the log is.
-                client.run("SET GLOBAL read_only = ON, GLOBAL super_read_only = OFF")?;
-                if semi_loaded(&mut client)? {
-                    set_source(&mut client, *semi_synchronous)?;
-                }
-                if *unmark {
-                    mark(&mut client, &desired, false)?;
-                }
-                client.run("SET GLOBAL read_only = OFF")?;
-                Ok(())
-            }
-            Step::Sql(statement) => statement.run(&mut client),
+            } => open(&mut client, &desired, *semi_synchronous, *unmark),
+            Step::Sql(statement) => run(statement, &mut client),
             Step::CommitSemiSynchronously => {
                 set_source(&mut client, true)?;
                 // Acknowledged by a replica itself, and behind all that came before it.
@@ -512,380 +297,5 @@ impl Module for MysqlSource {
     }
 }
 
-fn ask_all(desired: &Desired) -> anyhow::Result<Vec<(String, Seen)>> {
-    thread::scope(|scope| {
-        let asked: Vec<_> = desired
-            .others
-            .iter()
-            .map(|it| scope.spawn(|| ask(&desired.access, &it.address, it.port)))
-            .collect();
-        asked
-            .into_iter()
-            .zip(&desired.others)
-            .map(|(answer, member)| {
-                let seen = answer.join().expect("asking does not panic")?;
-                Ok((member.name.clone(), seen))
-            })
-            .collect()
-    })
-}
-
-fn look_up(client: &mut Client, desired: &Desired) -> anyhow::Result<Account> {
-    let user = literal(&desired.access.user);
-    let rows = client.query(&format!(
-        "SELECT plugin, HEX(authentication_string), ssl_type, User_attributes->>'$.metadata.ondol_commits'
-         FROM mysql.user WHERE User = {user} AND Host = '%'"
-    ))?;
-    let Some(row) = rows.first() else {
-        return Ok(Account::default());
-    };
-    let grantee = literal(&format!("'{}'@'%'", desired.access.user));
-    let granted = client.query(&format!(
-        "SELECT PRIVILEGE_TYPE FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = {grantee}"
-    ))?;
-    let stored = unhex(row.text(1)).unwrap_or_default();
-    Ok(Account {
-        exists: true,
-        password_fits: row.text(0) == "caching_sha2_password"
-            && sha2::matches(&stored, desired.access.password.expose()),
-        requires_tls: !row.text(2).is_empty(),
-        privileges: PRIVILEGES
-            .iter()
-            .all(|it| granted.iter().any(|row| row.text(0) == *it)),
-        semi_synchronous: row.text(3) == "semi_synchronous",
-    })
-}
-
-/// How long what was received may take to be applied.
-const APPLY: Duration = Duration::from_secs(300);
-/// How long the rest of a source that is closed may take to arrive.
-const ARRIVE: Duration = Duration::from_secs(30);
-
-/// What is received is applied before the relay log is thrown away, and nothing more is received after that.
-fn promote(client: &mut Client, set: &GtidSet) -> anyhow::Result<()> {
-    let before = describe(client)?;
-    let on_its_way = set.minus(&before.executed.plus(&before.received));
-    let patience = if on_its_way.is_empty() { APPLY } else { ARRIVE };
-    wait_for(client, set, patience)?;
-    client.run("STOP REPLICA IO_THREAD")?;
-    let received = describe(client)?.received;
-    wait_for(client, &received, APPLY)?;
-    client.run("STOP REPLICA")?;
-    Ok(client.run("RESET REPLICA ALL")?)
-}
-
-fn semi_loaded(client: &mut Client) -> anyhow::Result<bool> {
-    Ok(semi_sync(client)?.loaded)
-}
-
-fn mark(client: &mut Client, desired: &Desired, semi_synchronous: bool) -> anyhow::Result<()> {
-    let word = if semi_synchronous {
-        "semi_synchronous"
-    } else {
-        "alone"
-    };
-    client
-        .run(&format!(
-            "ALTER USER {} ATTRIBUTE '{{\"ondol_commits\": \"{word}\"}}'",
-            who(desired)
-        ))
-        .context("note in the data how commits are made")
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::members::{Follows, Thread};
-
-    const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
-    const B: &str = "4e11fa47-71ca-11e1-9e33-c80aa9429562";
-
-    fn desired(json: serde_json::Value) -> Desired {
-        let mut params = serde_json::json!({
-            "name": "b",
-            "members": [
-                {"name": "a", "address": "10.0.0.1"},
-                {"name": "b", "address": "10.0.0.2"},
-                {"name": "c", "address": "10.0.0.3"},
-            ],
-            "replication": {"password": "hunter2", "ca_file": "/ca.pem"},
-        });
-        for (key, value) in json.as_object().expect("a map") {
-            params[key] = value.clone();
-        }
-        let params: Params = serde_json::from_value(params).expect("params");
-        Desired::try_from(params).expect("valid")
-    }
-
-    fn set(text: &str) -> GtidSet {
-        text.replace("A:", &format!("{A}:"))
-            .replace("B:", &format!("{B}:"))
-            .parse()
-            .expect("a set")
-    }
-
-    fn runs() -> Thread {
-        Thread {
-            state: "Yes".to_owned(),
-            ..Thread::default()
-        }
-    }
-
-    fn follows(host: &str) -> Option<Follows> {
-        Some(Follows {
-            host: host.to_owned(),
-            port: 3306,
-            receiver: runs(),
-            applier: runs(),
-            ..Follows::default()
-        })
-    }
-
-    fn other(executed: &str, writable: bool, of: Option<&str>) -> Seen {
-        Seen::Answers(Box::new(Server {
-            executed: set(executed),
-            writable,
-            follows: of.and_then(follows),
-            ..Server::default()
-        }))
-    }
-
-    fn account_there(semi_synchronous: bool) -> Account {
-        Account {
-            exists: true,
-            password_fits: true,
-            requires_tls: true,
-            privileges: true,
-            semi_synchronous,
-        }
-    }
-
-    /// `b` as a replica of `a`.
-    fn replica(a: Seen, c: Seen) -> Present {
-        Present {
-            me: Server {
-                executed: set("A:1-18"),
-                received: set("A:5-20"),
-                follows: follows("10.0.0.1"),
-                ..Server::default()
-            },
-            file: role_file(true),
-            semi_sync: SemiSync {
-                loaded: true,
-                settings: true,
-                source_enabled: false,
-            },
-            account: account_there(true),
-            others: vec![("a".to_owned(), a), ("c".to_owned(), c)],
-        }
-    }
-
-    fn silent() -> Seen {
-        Seen::Silent("no answer in time".to_owned())
-    }
-
-    fn lines(json: serde_json::Value, present: Present) -> Vec<String> {
-        MysqlSource::plan(&desired(json), &Current::Present(Box::new(present)))
-            .iter()
-            .map(ToString::to_string)
-            .collect()
-    }
-
-    #[test]
-    fn a_new_server_becomes_the_source_of_members_that_are_not_there_yet() {
-        let bare = Present {
-            me: Server {
-                writable: true,
-                ..Server::default()
-            },
-            semi_sync: SemiSync {
-                loaded: true,
-                ..SemiSync::default()
-            },
-            others: vec![
-                ("a".to_owned(), Seen::Refuses),
-                ("c".to_owned(), Seen::Denies("Access denied".to_owned())),
-            ],
-            ..Present::default()
-        };
-        let wanted = [
-            "close the server to writes whenever it starts",
-            "prepare semi-synchronous replication",
-            "create user 'replicator'@'%' for replication",
-            "grant BACKUP_ADMIN, REPLICATION CLIENT, REPLICATION SLAVE to 'replicator'@'%'",
-        ];
-        assert_eq!(lines(serde_json::json!({}), bare), wanted);
-        let foretold: Vec<String> =
-            MysqlSource::plan(&desired(serde_json::json!({})), &Current::Absent)
-                .iter()
-                .map(ToString::to_string)
-                .collect();
-        assert_eq!(foretold, wanted);
-    }
-
-    #[test]
-    fn commits_wait_from_the_moment_a_replica_is_there() {
-        let mut source = replica(
-            other("A:1-20", false, Some("10.0.0.2")),
-            other("A:1-20", false, Some("10.0.0.2")),
-        );
-        source.me = Server {
-            writable: true,
-            executed: set("A:1-20,B:1"),
-            ..Server::default()
-        };
-        source.account.semi_synchronous = false;
-        assert_eq!(
-            lines(serde_json::json!({}), source.clone()),
-            ["let commits wait until a replica has them"]
-        );
-        source.account.semi_synchronous = true;
-        source.semi_sync.source_enabled = true;
-        assert_eq!(lines(serde_json::json!({}), source.clone()), [""; 0]);
-        let mut alone = source;
-        alone.file = role_file(false);
-        assert_eq!(
-            lines(serde_json::json!({"semi_synchronous": false}), alone),
-            ["let commits no longer wait for a replica"]
-        );
-    }
-
-    #[test]
-    fn promotions_and_what_stands_against_them() {
-        let none = serde_json::json!({});
-        let fenced = serde_json::json!({"fenced": {"a": "powered_off"}});
-        let loss = serde_json::json!({"fenced": {"a": "powered_off"}, "accept_data_loss": true});
-        let closed = |text: &str| other(text, false, None);
-        let c = || other("A:1-19", false, Some("10.0.0.1"));
-        let mut alone = replica(silent(), c());
-        alone.account.semi_synchronous = false;
-        let mut open = replica(closed("A:1-20"), c());
-        open.me.writable = true;
-        open.me.follows = None;
-        open.me.received = GtidSet::default();
-        let mut open_too = open.clone();
-        open_too.others[0].1 = other("A:1-20", true, None);
-        let mut restarted = open.clone();
-        restarted.me.writable = false;
-        let behind = restarted.clone();
-        restarted.me.executed = set("A:1-20");
-        let mut cut = replica(closed("A:1-25"), c());
-        if let Some(follows) = &mut cut.me.follows {
-            follows.receiver = Thread::default();
-        }
-        let promote = |text: &str, why: &str| {
-            Ok(Verdict::Promote {
-                wait_for: set(text),
-                why: why.to_owned(),
-            })
-        };
-        let cases: Vec<(&serde_json::Value, Present, Result<Verdict, &str>)> = vec![
-            (&none, open, Ok(Verdict::Stay)),
-            (&none, open_too, Err("both this server and a take writes")),
-            (
-                &none,
-                restarted,
-                Ok(Verdict::Open("every other member is closed".to_owned())),
-            ),
-            (
-                &none,
-                behind,
-                Err("a has transactions that this server lacks"),
-            ),
-            // A switchover: what the old source has is on its way.
-            (
-                &none,
-                replica(closed("A:1-25"), c()),
-                promote("A:1-25", "every other member is closed"),
-            ),
-            (&none, cut, Err("a has transactions that this server lacks")),
-            (
-                &none,
-                replica(other("A:1-20", true, None), c()),
-                Err("a takes writes: fence it first"),
-            ),
-            // A failover.
-            (&none, replica(silent(), c()), Err("a cannot be asked")),
-            (&none, replica(Seen::Refuses, c()), Err("a cannot be asked")),
-            (
-                &fenced,
-                replica(silent(), c()),
-                promote("A:1-20", "fenced: a"),
-            ),
-            (
-                &fenced,
-                replica(Seen::Denies("Access denied".to_owned()), c()),
-                Err("a answers and lets nobody in"),
-            ),
-            (
-                &fenced,
-                replica(other("A:1-20", true, None), c()),
-                Err("a takes writes"),
-            ),
-            (&fenced, alone.clone(), Err("did not wait for a replica")),
-            (&loss, alone, promote("A:1-20", "fenced: a")),
-            (
-                &fenced,
-                replica(silent(), other("A:1-22", false, None)),
-                Err("c has transactions that this server lacks"),
-            ),
-            (
-                &fenced,
-                replica(silent(), silent()),
-                Err("c cannot be asked"),
-            ),
-        ];
-        for (json, present, wanted) in cases {
-            let decided = decide(&desired(json.clone()), &present);
-            match wanted {
-                Ok(verdict) => assert_eq!(decided, Ok(verdict), "{json} {present:?}"),
-                Err(words) => {
-                    let error = decided.expect_err(words);
-                    assert!(error.contains(words), "{error}");
-                }
-            }
-        }
-        let both = serde_json::json!({"fenced": {"a": "powered_off", "c": "closed"}});
-        let error = decide(&desired(both), &replica(silent(), silent())).expect_err("two are gone");
-        assert!(error.contains("a and c do not answer"), "{error}");
-    }
-
-    #[test]
-    fn a_survivor_opens_with_the_mark_taken_back() {
-        let fenced = serde_json::json!({"fenced": {"a": "powered_off"}});
-        let present = replica(silent(), other("A:1-19", false, Some("10.0.0.1")));
-        let steps = MysqlSource::plan(&desired(fenced), &Current::Present(Box::new(present)));
-        assert_eq!(
-            steps[1..],
-            [Step::Open {
-                why: "fenced: a".to_owned(),
-                semi_synchronous: false,
-                unmark: true
-            }]
-        );
-    }
-
-    #[test]
-    fn parameters_that_cannot_be_meant_are_refused() {
-        for (json, param) in [
-            (serde_json::json!({"name": "x"}), "name"),
-            (serde_json::json!({"fenced": {"b": "closed"}}), "fenced.b"),
-            (serde_json::json!({"fenced": {"x": "closed"}}), "fenced.x"),
-            (
-                serde_json::json!({"members": [{"name": "b", "address": "x"}, {"name": "b", "address": "y"}]}),
-                "members[1].name",
-            ),
-        ] {
-            let mut params = serde_json::json!({
-                "name": "b",
-                "members": [{"name": "a", "address": "x"}, {"name": "b", "address": "y"}],
-                "replication": {"password": "x", "ca_file": "/ca"},
-            });
-            for (key, value) in json.as_object().expect("a map") {
-                params[key] = value.clone();
-            }
-            let params: Params = serde_json::from_value(params).expect("params");
-            assert_eq!(Desired::try_from(params).expect_err("invalid").param, param);
-        }
-    }
-}
+mod tests;

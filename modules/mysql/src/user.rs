@@ -7,7 +7,7 @@ use ondol_kit::{Invalid, Module, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::server::{Found, Presence, Server, Statement, Target, USER_NAME};
+use crate::server::{Found, Presence, Server, Statement, Target, USER_NAME, run};
 use crate::sha2;
 use crate::sql::{account, check_name, hexadecimal, literal, unhex};
 
@@ -270,7 +270,7 @@ impl Module for MysqlUser {
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
         let target = self.target.as_ref().expect("observe comes first");
-        step.run(&mut target.client()?)
+        run(step, &mut target.client()?)
     }
 }
 

@@ -24,13 +24,15 @@ use ondol_mysql::replication::MysqlReplication;
 use ondol_mysql::source::MysqlSource;
 use ondol_mysql::status::MysqlStatus;
 use ondol_mysql::user::MysqlUser;
+use ondol_test_lab::{answer, eventually};
 use serde_json::{Value, json};
-use support::{Site, eventually};
+use support::Site;
 
-/// In a guest this is the module; elsewhere there is nothing to answer.
+/// Not a test: it is how the test's own program answers as a module in a VM.
 #[test]
+#[ignore = "run in a VM by the tests below"]
 fn answers_a_call() {
-    Site::answer(&[
+    answer(&[
         Entry::module::<MysqlDatabase>(),
         Entry::module::<MysqlFence>(),
         Entry::module::<MysqlInstance>(),
@@ -88,10 +90,7 @@ fn a_server_with_its_users_databases_and_privileges() {
         json!({"restart": restart, "parameters":
         {"max_connections": max, "server-id": "5", "gtid_mode": "ON", "enforce_gtid_consistency": "ON", "innodb_buffer_pool_size": "64M"}})
     };
-    let mut child = site
-        .command("db", "mysql_instance", &instance("77", "never"))
-        .spawn()
-        .unwrap();
+    let mut child = site.begin("db", "mysql_instance", &instance("77", "never"));
     eventually("the initialisation has begun", || {
         !site
             .sh("db", "ls -A /var/lib/mysql/.ondol-new 2>/dev/null || true")
@@ -662,10 +661,7 @@ fn a_set_is_made_switched_over_and_failed_over_without_losing_a_row() {
     let mut again = pair.replica_of("db1");
     again["copy"] = json!("allowed");
     // Killed in the middle of the copy, and run again.
-    let mut child = site
-        .command("db2", "mysql_replication", &again)
-        .spawn()
-        .unwrap();
+    let mut child = site.begin("db2", "mysql_replication", &again);
     sleep(Duration::from_millis(700));
     site.sh("db2", "pkill -KILL -f '[a]nswers_a_call' || true");
     child.wait().unwrap();

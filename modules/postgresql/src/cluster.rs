@@ -7,17 +7,16 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, chown};
+use std::io::{self, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Uid, User, geteuid, seteuid};
 use ondol_kit::Invalid;
+use ondol_machine::file;
+use ondol_machine::program::Program;
 
 use crate::client::{self, Client, Endpoint, Login, Purpose};
 
@@ -117,18 +116,18 @@ impl Cluster {
     pub fn place(&self) -> anyhow::Result<Option<Place>> {
         let conf = self.conf();
         let main = conf.join("postgresql.conf");
-        let Some(mut text) = read_if_there(&main)? else {
+        let Some(mut text) = file::read(&main)? else {
             return Ok(None);
         };
         for path in included(&conf)? {
             text += "\n";
-            text += &read_if_there(&path)?.unwrap_or_default();
+            text += &file::read(&path)?.unwrap_or_default();
         }
         let mut found = assignments(&text);
         let data = found
             .remove("data_directory")
             .map_or_else(|| self.default_data(), PathBuf::from);
-        if let Some(auto) = read_if_there(&data.join("postgresql.auto.conf"))? {
+        if let Some(auto) = file::read(&data.join("postgresql.auto.conf"))? {
             found.extend(assignments(&auto));
         }
         let sockets = found
@@ -163,20 +162,24 @@ impl Cluster {
         if !there || !self.is_installed() {
             return Ok(None);
         }
-        let output = run(Command::new(self.program("pg_controldata"))
+        let output = program(self.program("pg_controldata"))
             .arg("-D")
-            .arg(data))?;
-        Ok(Some(parse_control(&output)))
+            .arg(data)
+            .succeed()?;
+        Ok(Some(parse_control(&output.stdout)))
     }
 
     /// Start, stop, restart or reload. With systemd this goes through the cluster's unit.
     pub fn ctl(&self, act: &str) -> anyhow::Result<()> {
-        let mut command = Command::new("pg_ctlcluster");
-        command.args([&self.version.to_string(), &self.name, act]);
+        let mut command =
+            program("pg_ctlcluster").args([&self.version.to_string(), &self.name, act]);
         if act == "stop" && !Path::new("/run/systemd/system").is_dir() {
-            command.args(["-m", "fast"]);
+            command = command.args(["-m", "fast"]);
         }
-        let Err(error) = run(&mut command) else {
+        let done = command
+            .succeed()
+            .with_context(|| format!("{act} cluster {self}"));
+        let Err(error) = done else {
             return Ok(());
         };
         Err(match self.last_words() {
@@ -213,7 +216,7 @@ impl Cluster {
 
     /// What systemd, and Debian's scripts without it, do with the cluster at boot.
     pub fn start_mode(&self) -> anyhow::Result<StartMode> {
-        let text = read_if_there(&self.conf().join("start.conf"))?.unwrap_or_default();
+        let text = file::read(&self.conf().join("start.conf"))?.unwrap_or_default();
         Ok(StartMode::parse(&text))
     }
 
@@ -221,7 +224,7 @@ impl Cluster {
         let text = format!("# Written by ondol.cloud: auto, manual or disabled.\n{mode}\n");
         write_file(&self.conf().join("start.conf"), &text, 0o644)?;
         if Path::new("/run/systemd/system").is_dir() {
-            run(Command::new("systemctl").arg("daemon-reload"))?;
+            program("systemctl").arg("daemon-reload").succeed()?;
         }
         Ok(())
     }
@@ -234,22 +237,13 @@ impl Cluster {
                 Ok(client) => return Ok(State::Running(client)),
                 Err(error) => error,
             };
-            let wait = match &error {
-                client::Error::Unreachable { source, .. }
-                    if matches!(
-                        source.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                    ) =>
-                {
-                    if !has_postmaster(&place.data)? {
-                        return Ok(State::Stopped);
-                    }
-                    true
-                }
-                // It starts or stops.
-                error => error.code() == Some("57P03"),
-            };
-            if !wait || Instant::now() > deadline {
+            let no_one_listens = error.nobody_listens();
+            if no_one_listens && !has_postmaster(&place.data)? {
+                return Ok(State::Stopped);
+            }
+            // 57P03: it starts or stops.
+            let passing = no_one_listens || error.code() == Some("57P03");
+            if !passing || Instant::now() > deadline {
                 return Err(error).with_context(|| format!("connect to cluster {self}"));
             }
             sleep(Duration::from_millis(100));
@@ -357,84 +351,31 @@ fn owner() -> io::Result<User> {
     })
 }
 
-/// A program that must not run as root, run as the owner. It does not outlive this process, even one that is killed: a base backup that nobody
-/// waits for would still write.
-pub(crate) fn as_owner(program: impl AsRef<OsStr>) -> Command {
-    if !geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    // libpq looks for certificates there, and is not allowed to look at root's.
-    command.env("HOME", "/var/lib/postgresql");
-    command
-        .args(["--reuid", OWNER, "--regid", OWNER, "--init-groups"])
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(program);
-    command
-}
-
-/// Runs a program to its end. What it printed is the answer, or the error.
+/// A program that acts on a cluster. Nobody can say how long a recovery or a base backup takes.
 ///
-/// Its output goes to a file in memory and not to a pipe: a server that it leaves behind would hold the pipe open.
-pub(crate) fn run(command: &mut Command) -> anyhow::Result<String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let memory = || -> anyhow::Result<File> {
-        Ok(memfd_create(c"output", MFdFlags::MFD_CLOEXEC)
-            .context("make a file in memory")?
-            .into())
-    };
-    let (mut stdout, mut stderr) = (memory()?, memory()?);
-    let status = command
+/// Not in root's directory, which the owner may not enter; and what it says, and what a new cluster's locale would be by default, is C.
+pub(crate) fn program(program: impl AsRef<OsStr>) -> Program {
+    Program::new(program)
         .env("LC_ALL", "C")
         .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(stdout.try_clone().context("share a file")?)
-        .stderr(stderr.try_clone().context("share a file")?)
-        .status()
-        .with_context(|| format!("run {name}"))?;
-    let read = |file: &mut File| -> io::Result<String> {
-        file.rewind()?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let output = read(&mut stdout).context("read what was printed")?;
-    if status.success() {
-        return Ok(output);
-    }
-    let words: Vec<String> = command
-        .get_args()
-        .map(|it| it.to_string_lossy().into_owned())
-        .collect();
-    let said = read(&mut stderr).context("read what was printed")?;
-    let said = if said.trim().is_empty() {
-        &output
+        .within(Duration::from_secs(24 * 3600))
+}
+
+/// One that must not run as root, run as the owner. It does not outlive this process, even one that is killed: a base backup that nobody waits
+/// for would still write.
+pub(crate) fn as_owner(path: impl AsRef<OsStr>) -> Program {
+    let program = program(path).as_user(OWNER);
+    if geteuid().is_root() {
+        // libpq looks for certificates there, and is not allowed to look at root's.
+        program.env("HOME", "/var/lib/postgresql")
     } else {
-        &said
-    };
-    bail!("{name} {} ({status}): {}", words.join(" "), said.trim());
+        program
+    }
 }
 
 /// Writes a file of the cluster whole or not at all, owned by its owner.
-pub(crate) fn write_file(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
-    let new = beside(path, "ondol-write");
-    let write = || -> io::Result<()> {
-        // What a broken-off run left may have another mode.
-        if new.exists() {
-            fs::remove_file(&new)?;
-        }
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        give_to_owner(&new)?;
-        fs::rename(&new, path)?;
-        path.parent().map_or(Ok(()), sync_directory)
-    };
-    write().with_context(|| format!("write {}", path.display()))
+pub(crate) fn write_file(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> anyhow::Result<()> {
+    file::write_owned(path, text, mode, OWNER)
 }
 
 /// A path that only adds to the name of another: `with_extension` would take `15.2` for a name with an extension.
@@ -445,44 +386,13 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-pub(crate) fn give_to_owner(path: &Path) -> io::Result<()> {
-    if !geteuid().is_root() {
-        return Ok(());
-    }
-    let owner = owner()?;
-    chown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))
-}
-
-pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// `None` only if it certainly is not there.
-pub(crate) fn read_if_there(path: &Path) -> anyhow::Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
-    }
-}
-
-/// Removes a file that may be gone already.
-pub(crate) fn remove_if_there(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Whether the process that `postmaster.pid` names is alive.
 fn has_postmaster(data: &Path) -> anyhow::Result<bool> {
-    let Some(text) = read_if_there(&data.join("postmaster.pid"))? else {
+    let Some(text) = file::read(&data.join("postmaster.pid"))? else {
         return Ok(false);
     };
     let pid = text.lines().next().unwrap_or_default().trim();
-    let name = read_if_there(&PathBuf::from(format!("/proc/{pid}/comm")))?.unwrap_or_default();
+    let name = file::read(&PathBuf::from(format!("/proc/{pid}/comm")))?.unwrap_or_default();
     Ok(name.trim() == "postgres")
 }
 

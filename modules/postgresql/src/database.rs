@@ -5,7 +5,7 @@ use ondol_kit::{Invalid, Module};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::server::{Found, Presence, Reach, Server, Statement, Target, usual_cluster};
+use crate::server::{Found, Presence, Reach, Server, Statement, Target, run, usual_cluster};
 use crate::sql::{check_name, identifier, literal};
 
 /// Manage a PostgreSQL database
@@ -187,7 +187,7 @@ impl Module for PostgresqlDatabase {
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
         let target = self.target.as_ref().expect("observe comes first");
-        step.run(&mut target.client("postgres")?)
+        run(step, &mut target.client("postgres")?)
     }
 }
 

@@ -5,7 +5,7 @@ use ondol_kit::{Invalid, Module};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::server::{Found, Presence, Reach, Server, Statement, Target, usual_cluster};
+use crate::server::{Found, Presence, Reach, Server, Statement, Target, run, usual_cluster};
 use crate::sql::{check_name, identifier, literal};
 
 /// Manage an extension in a PostgreSQL database
@@ -178,7 +178,7 @@ impl Module for PostgresqlExtension {
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
         let (target, database) = self.place.as_ref().expect("observe comes first");
-        step.run(&mut target.client(database)?)
+        run(step, &mut target.client(database)?)
     }
 }
 

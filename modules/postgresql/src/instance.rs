@@ -5,16 +5,16 @@ mod io;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use ondol_kit::{Invalid, Module, Notices, TextDiff};
+use ondol_machine::file;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::io::{create, enable_checksums, observe, remove_unfinished};
 pub(crate) use self::io::{reload, write_rules};
-use crate::cluster::{Cluster, StartMode, read_if_there, run, write_file};
+use crate::cluster::{Cluster, StartMode, program, write_file};
 use crate::hba::{self, Rule};
 use crate::server::usual_cluster;
 use crate::settings::{self, Parameters, Setting};
@@ -363,7 +363,7 @@ impl Module for PostgresqlInstance {
             Step::Create(creation) => create(&cluster, creation),
             Step::WriteParameters { text, .. } => {
                 let path = cluster.conf().join("conf.d").join(settings::FILE);
-                self.before = Some(read_if_there(&path)?.unwrap_or_default());
+                self.before = Some(file::read(&path)?.unwrap_or_default());
                 write_file(&path, text, 0o644)
             }
             Step::ResetSystem { name } => {
@@ -378,7 +378,9 @@ impl Module for PostgresqlInstance {
             Step::WriteRules { text } => write_rules(&cluster, text),
             Step::Drop { .. } => {
                 let version = cluster.version.to_string();
-                run(Command::new("pg_dropcluster").args(["--stop", &version, &cluster.name]))
+                program("pg_dropcluster")
+                    .args(["--stop", &version, &cluster.name])
+                    .succeed()
                     .map(drop)
             }
         }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::anyhow;
+use ondol_database::member::check_set;
 use ondol_kit::{Invalid, Module, Notices, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -18,7 +19,7 @@ use self::plan::decide;
 use crate::cluster::{Cluster, StartMode};
 use crate::replication::{Access, Durability, Lsn, Member, Replication, Seen, check_member};
 use crate::scram;
-use crate::server::{Statement, usual_cluster};
+use crate::server::{Statement, run, usual_cluster};
 
 /// Make this machine's PostgreSQL cluster the one that takes writes
 ///
@@ -88,29 +89,14 @@ impl TryFrom<Params> for Desired {
     type Error = Invalid;
 
     fn try_from(params: Params) -> Result<Self, Invalid> {
-        let mut names = Vec::new();
         for (index, member) in params.members.iter().enumerate() {
-            let path = format!("members[{index}].name");
-            check_member(&path, &member.name)?;
-            if names.contains(&&member.name) {
-                return Err(Invalid::new(path, "is there twice"));
-            }
-            names.push(&member.name);
+            check_member(&format!("members[{index}].name"), &member.name)?;
         }
-        if !names.contains(&&params.name) {
-            return Err(Invalid::new(
-                "name",
-                format!("{:?} is not among `members`", params.name),
-            ));
-        }
+        let members = params.members.iter().map(|it| it.name.as_str());
+        let named = params.fenced.keys().map(String::as_str);
+        check_set(&params.name, members, named)?;
         let mut fenced = BTreeMap::new();
         for (name, how) in &params.fenced {
-            if *name == params.name || !names.contains(&name) {
-                return Err(Invalid::new(
-                    format!("fenced.{name}"),
-                    "is not another member",
-                ));
-            }
             let lsn = (how.shutdown_lsn.as_deref())
                 .filter(|text| !text.is_empty())
                 .map(str::parse)
@@ -277,7 +263,7 @@ impl Module for PostgresqlPrimary {
                 cluster.require_place()?;
                 cluster.set_start_mode(StartMode::Manual)
             }
-            Step::Sql(statement) => statement.run(&mut cluster.client("postgres")?),
+            Step::Sql(statement) => run(statement, &mut cluster.client("postgres")?),
         }
     }
 

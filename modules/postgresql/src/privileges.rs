@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::client::Client;
-use crate::server::{Presence, Reach, Server, Statement, Target, usual_cluster};
+use crate::server::{Presence, Reach, Server, Statement, Target, run, usual_cluster};
 use crate::sql::{check_name, identifier, literal};
 
 /// Manage what a PostgreSQL role may do in a database
@@ -305,7 +305,7 @@ impl Module for PostgresqlPrivileges {
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
         let (target, database) = self.place.as_ref().expect("observe comes first");
-        step.run(&mut target.client(database)?)
+        run(step, &mut target.client(database)?)
     }
 }
 

@@ -1,15 +1,13 @@
 //! What the modules of a replicated set share: its members, how one asks another over the replication protocol, and the state of this one.
 //!
-//! Nothing here decides. A member that cannot be asked is [`Seen::Silent`], which is never the same as "not there".
+//! Nothing here decides.
 
 use std::fmt;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use ondol_kit::{Invalid, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -199,15 +197,7 @@ pub(crate) struct Answer {
     pub history: Vec<(u32, Lsn)>,
 }
 
-/// What can be seen of a member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Seen {
-    Answers(Answer),
-    /// Its host says that nothing listens on the port.
-    Refuses,
-    /// No answer, so nothing is known.
-    Silent(String),
-}
+pub(crate) type Seen = ondol_database::Seen<Answer>;
 
 /// Asks a member. A login that fails is an error: whoever answers there is not to be counted as gone.
 pub(crate) fn ask(
@@ -217,22 +207,14 @@ pub(crate) fn ask(
     history: bool,
     patience: Duration,
 ) -> anyhow::Result<Seen> {
-    match try_ask(access, address, port, history, patience) {
-        Ok(answer) => Ok(Seen::Answers(answer)),
-        Err(client::Error::Unreachable { source, .. })
-            if source.kind() == io::ErrorKind::ConnectionRefused =>
-        {
-            Ok(Seen::Refuses)
-        }
-        Err(error @ (client::Error::Unreachable { .. } | client::Error::Broken { .. })) => {
-            Ok(Seen::Silent(error.to_string()))
-        }
-        // Class 57: it starts, stops, or is told to.
-        Err(error) if error.code().is_some_and(|code| code.starts_with("57")) => {
-            Ok(Seen::Silent(error.to_string()))
-        }
-        Err(error) => Err(error).with_context(|| format!("ask the member at {address}")),
+    let asked = try_ask(access, address, port, history, patience);
+    // Class 57: it starts, stops, or is told to.
+    match Seen::of(asked, |refusal| refusal.code.starts_with("57")) {
+        Ok(Seen::Denies(words)) => Err(anyhow!(words)),
+        Ok(seen) => Ok(seen),
+        Err(error) => Err(error.into()),
     }
+    .with_context(|| format!("ask the member at {address}"))
 }
 
 fn try_ask(
@@ -425,23 +407,13 @@ pub(crate) fn slots(client: &mut Client) -> anyhow::Result<Vec<(String, bool)>> 
         .context("list the replication slots")?;
     Ok(rows
         .iter()
-        .map(|row| (row.text(0).to_owned(), row.yes(1)))
+        .map(|row| (row.text(0).to_owned(), row.text(1) == "t"))
         .collect())
 }
 
 /// Beside the data, where the server's owner may read it.
 pub(crate) fn passfile(data: &Path) -> PathBuf {
     beside(data, "ondol-pgpass")
-}
-
-/// Removes a directory that may be gone already.
-pub(crate) fn remove_directory(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::client::Row;
 use crate::scram;
-use crate::server::{Found, Presence, Reach, Server, Statement, Target, usual_cluster};
+use crate::server::{Found, Presence, Reach, Server, Statement, Target, run, usual_cluster};
 use crate::sql::{check_name, identifier, literal};
 
 /// Manage a PostgreSQL role, its password and its memberships
@@ -278,7 +278,7 @@ impl Module for PostgresqlRole {
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
         let target = self.target.as_ref().expect("observe comes first");
-        step.run(&mut target.client("postgres")?)
+        run(step, &mut target.client("postgres")?)
     }
 }
 
@@ -309,9 +309,9 @@ fn options(wanted: &Wanted, role: Option<&Role>) -> Vec<String> {
 
 fn role_of(row: &Row) -> Role {
     Role {
-        attributes: std::array::from_fn(|column| row.yes(column)),
+        attributes: std::array::from_fn(|column| row.text(column) == "t"),
         connection_limit: row.text(7).parse().unwrap_or(-1),
-        valid_until_fits: row.yes(8),
+        valid_until_fits: row.text(8) == "t",
         ..Role::default()
     }
 }

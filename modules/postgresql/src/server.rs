@@ -1,9 +1,9 @@
-//! The server that a task is about: the cluster on this machine, or one that is reached over TCP. And one SQL act with its line in the diff.
+//! The server that a task is about: the cluster on this machine, or one that is reached over TCP. And how one SQL act is run there.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+pub use ondol_database::{Found, Presence, Statement};
 use ondol_kit::{Invalid, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -171,85 +171,20 @@ fn is_unknown_database(error: &anyhow::Error) -> bool {
         .any(|error| error.code() == Some("3D000"))
 }
 
-/// One act in SQL, its names quoted.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Statement {
-    /// Its line in the diff.
-    pub says: String,
-    pub sql: String,
-    /// Whether `sql` holds what must not be in the server's log either.
-    pub secret: bool,
-}
-
-impl Statement {
-    pub fn new(says: impl Into<String>, sql: impl Into<String>) -> Self {
-        Self {
-            says: says.into(),
-            sql: sql.into(),
-            secret: false,
-        }
-    }
-
-    #[must_use]
-    pub fn secret(mut self) -> Self {
-        self.secret = true;
-        self
-    }
-
-    pub fn run(&self, client: &mut Client) -> anyhow::Result<()> {
-        if self.secret {
-            // Only a superuser may; what another one sends is a verifier too, never the password.
-            let silent = "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_duration_sample = -1; \
-                          SET log_min_error_statement = 'panic'; SET pg_stat_statements.track = 'none'";
-            match client.query(silent) {
-                Err(error) if error.code() != Some("42501") => {
-                    return Err(error).context("silence the log");
-                }
-                _ => {}
+/// Runs one, and keeps a secret out of the server's log too.
+pub(crate) fn run(statement: &Statement, client: &mut Client) -> anyhow::Result<()> {
+    if statement.secret {
+        // Only a superuser may; what another one sends is a verifier too, never the password.
+        let silent = "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_duration_sample = -1; \
+                      SET log_min_error_statement = 'panic'; SET pg_stat_statements.track = 'none'";
+        match client.query(silent) {
+            Err(error) if error.code() != Some("42501") => {
+                return Err(error).context("silence the log");
             }
-        }
-        client.query("SET lock_timeout = '30s'")?;
-        client.query(&self.sql)?;
-        Ok(())
-    }
-}
-
-impl fmt::Display for Statement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.says)
-    }
-}
-
-impl fmt::Debug for Statement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sql = if self.secret { "***" } else { &self.sql };
-        write!(f, "{}: {sql}", self.says)
-    }
-}
-
-/// What is there of the thing that a task is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found<T> {
-    /// Not even the server, certainly.
-    NoServer,
-    Absent,
-    Present(T),
-}
-
-impl<T> Found<T> {
-    pub fn present(&self) -> Option<&T> {
-        match self {
-            Self::Present(it) => Some(it),
-            Self::NoServer | Self::Absent => None,
+            _ => {}
         }
     }
-}
-
-/// Whether a named thing shall be there.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Presence {
-    #[default]
-    Present,
-    Absent,
+    client.query("SET lock_timeout = '30s'")?;
+    client.query(&statement.sql)?;
+    Ok(())
 }

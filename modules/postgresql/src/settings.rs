@@ -5,13 +5,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::Context as _;
 use ondol_kit::Invalid;
 
 use crate::client::{Client, Row};
-use crate::cluster::{Cluster, assignments, run};
+use crate::cluster::{Cluster, assignments, program};
 use crate::sql::literals;
 
 /// Below `conf.d`. Sorted after a distribution's `10-...` and before an administrator's `90-...`.
@@ -122,8 +121,8 @@ pub(crate) fn ask<'a>(
             unit: row.optional(2).map(str::to_owned),
             kind: row.text(3).to_owned(),
             context: row.text(4).to_owned(),
-            pending_restart: row.yes(5),
-            altered_system: row.yes(6),
+            pending_restart: row.text(5) == "t",
+            altered_system: row.text(6) == "t",
         };
         (row.text(0).to_owned(), setting)
     };
@@ -219,13 +218,13 @@ pub(crate) fn validate(cluster: &Cluster, parameters: &Parameters) -> anyhow::Re
     let dir = Apart::make()?;
     let file = dir.0.join("candidate.conf");
     fs::write(&file, render(parameters)).with_context(|| format!("write {}", file.display()))?;
-    let mut command = Command::new(cluster.program("postgres"));
-    command
+    let read = program(cluster.program("postgres"))
         .args(["-C", "port", "-c"])
         .arg(format!("config_file={}", file.display()))
         .arg("-D")
-        .arg(&dir.0);
-    let Err(error) = run(&mut command) else {
+        .arg(&dir.0)
+        .succeed();
+    let Err(error) = read else {
         return Ok(());
     };
     Err(complaint(&format!("{error:#}"), parameters).map_or(error, Into::into))

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use ondol_kit::{Invalid, Module, Notices};
+use ondol_machine::file;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -20,10 +21,8 @@ use self::plan::decide;
 use crate::cluster::{Cluster, StartMode, State, write_file};
 use crate::hba::{self, Rule};
 use crate::instance::{reload, write_rules};
-use crate::replication::{
-    Access, Lsn, Member, Replication, Seen, Stopped, check_member, remove_directory,
-};
-use crate::server::{Statement, usual_cluster};
+use crate::replication::{Access, Lsn, Member, Replication, Seen, Stopped, check_member};
+use crate::server::{Statement, run, usual_cluster};
 use crate::settings::{self, Parameters};
 
 /// Make this machine's PostgreSQL cluster follow another
@@ -284,7 +283,9 @@ impl Module for PostgresqlStandby {
         let desired = self.desired.as_ref().expect("observe comes first");
         let cluster = &desired.cluster;
         match step {
-            Step::RemoveLeftovers { paths } => paths.iter().try_for_each(|it| remove_directory(it)),
+            Step::RemoveLeftovers { paths } => {
+                paths.iter().try_for_each(|it| file::remove_directory(it))
+            }
             Step::BaseBackup { .. } => base_backup(desired),
             Step::Describe { .. } => describe(desired),
             Step::WriteParameters { text } => write_file(
@@ -322,7 +323,7 @@ impl Module for PostgresqlStandby {
             Step::Reload => reload(cluster),
             Step::StartAtBoot => cluster.set_start_mode(StartMode::Auto),
             Step::Start => start(desired),
-            Step::Sql(statement) => statement.run(&mut cluster.client("postgres")?),
+            Step::Sql(statement) => run(statement, &mut cluster.client("postgres")?),
         }
     }
 

@@ -200,7 +200,7 @@ fn slots(client: &mut Client) -> anyhow::Result<Vec<Slot>> {
         .iter()
         .map(|row| Slot {
             name: row.text(0).to_owned(),
-            active: row.yes(1),
+            active: row.text(1) == "t",
             wal_status: row.optional(2).map(str::to_owned),
         })
         .collect())

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use ondol_kit::{Invalid, Module};
+use ondol_machine::file;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::client::Client;
-use crate::cluster::{Cluster, read_if_there, remove_if_there, write_file};
+use crate::cluster::{Cluster, write_file};
 use crate::instance::reload;
 use crate::replication::{Durability, Local, check_member, local};
 use crate::server::usual_cluster;
@@ -186,7 +187,7 @@ impl Module for PostgresqlSynchronous {
         let current = Current {
             timeline: running.timeline,
             rule: client.value("SHOW synchronous_standby_names")?,
-            file: read_if_there(&file(&running.place.conf))?.unwrap_or_default(),
+            file: file::read(&rule_file(&running.place.conf))?.unwrap_or_default(),
             note: Durability::read(client)?,
             streaming: streaming(client, false)?,
         };
@@ -240,20 +241,20 @@ impl Module for PostgresqlSynchronous {
                 write_note(&mut client, &none)
             }
             Step::Release => {
-                remove_if_there(&file(&place.conf))?;
+                file::remove(&rule_file(&place.conf))?;
                 reload(cluster)
             }
             Step::Require { rule, count } => {
-                let path = file(&place.conf);
-                let before = read_if_there(&path)?;
-                write_file(&path, &render(rule), 0o644)?;
+                let path = rule_file(&place.conf);
+                let before = file::read(&path)?;
+                write_file(&path, render(rule), 0o644)?;
                 reload(cluster)?;
                 let Err(error) = in_step(&mut client, *count, desired.wait) else {
                     return Ok(());
                 };
                 match before {
                     Some(text) => write_file(&path, &text, 0o644)?,
-                    None => remove_if_there(&path)?,
+                    None => file::remove(&path)?,
                 }
                 reload(cluster)?;
                 Err(error.context("the rule is taken back, else every commit would hang"))
@@ -275,7 +276,7 @@ fn rule(desired: &Desired) -> String {
 }
 
 /// Sorted after the file of parameters, so that it wins.
-pub(crate) fn file(conf: &Path) -> PathBuf {
+pub(crate) fn rule_file(conf: &Path) -> PathBuf {
     conf.join("conf.d/65-ondol-synchronous.conf")
 }
 

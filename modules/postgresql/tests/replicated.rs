@@ -6,6 +6,14 @@
 
 mod set;
 
+use ondol_kit::Entry;
+use ondol_postgresql::{
+    PostgresqlDatabase, PostgresqlFence, PostgresqlInstance, PostgresqlPrimary,
+    PostgresqlPrivileges, PostgresqlRole, PostgresqlStandby, PostgresqlStatus,
+    PostgresqlSynchronous,
+};
+use ondol_test_lab::answer;
+use ondol_test_lab::reply::steps;
 use serde_json::{Value, json};
 use set::{PASSWORD, Set};
 
@@ -13,12 +21,21 @@ const A: &str = "db-01";
 const B: &str = "db-02";
 const C: &str = "db-03";
 
-fn steps(reply: &Value) -> Vec<String> {
-    let steps = reply["steps"].as_array().unwrap();
-    steps
-        .iter()
-        .map(|it| it.as_str().unwrap().to_owned())
-        .collect()
+/// Not a test: it is how the test's own program answers as a module in a VM.
+#[test]
+#[ignore = "run in a VM by the test below"]
+fn answers_a_call() {
+    answer(&[
+        Entry::module::<PostgresqlDatabase>(),
+        Entry::module::<PostgresqlFence>(),
+        Entry::module::<PostgresqlInstance>(),
+        Entry::module::<PostgresqlPrimary>(),
+        Entry::module::<PostgresqlPrivileges>(),
+        Entry::module::<PostgresqlRole>(),
+        Entry::module::<PostgresqlStandby>(),
+        Entry::module::<PostgresqlSynchronous>(),
+        Entry::probe::<PostgresqlStatus>(),
+    ]);
 }
 
 /// One test, because three machines take a while to come up: what comes later needs what came before.

@@ -1,14 +1,14 @@
 //! The acts of a node: founding, joining, restarting, with their waits. Each checks once more what it relies on.
 
 use std::fs;
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use ondol_database::member::{Seen, knock};
 use ondol_machine::file;
 use ondol_machine::program::Program;
 
@@ -38,38 +38,17 @@ pub(super) fn is_armed() -> anyhow::Result<bool> {
 }
 
 pub(super) fn disarm() -> anyhow::Result<()> {
-    match fs::remove_file(NEW_CLUSTER_FLAG) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("remove {NEW_CLUSTER_FLAG}"));
-        }
-        _ => {}
-    }
+    file::remove(Path::new(NEW_CLUSTER_FLAG))?;
     systemctl(&["unset-environment", "_WSREP_NEW_CLUSTER"], SILENCE)
 }
 
-/// What a port of another machine says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Heard {
-    /// Something listens.
-    Answers,
-    /// The machine is there, and nothing listens.
-    Silent,
-    /// Nothing is known.
-    OutOfReach(String),
-}
-
-fn listen(address: &str) -> anyhow::Result<Heard> {
+/// What the group port of another machine says.
+fn listen(address: &str) -> anyhow::Result<Seen<()>> {
     let address: IpAddr = address
         .parse()
         .with_context(|| format!("read the address {address:?}"))?;
     let to = SocketAddr::new(address, GROUP_PORT);
-    Ok(
-        match TcpStream::connect_timeout(&to, Duration::from_secs(2)) {
-            Ok(_) => Heard::Answers,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Heard::Silent,
-            Err(error) => Heard::OutOfReach(error.to_string()),
-        },
-    )
+    Ok(knock(to, Duration::from_secs(2)))
 }
 
 /// Nobody else may be able to be a Primary Component. `others`: name, address, may be out of reach.
@@ -78,12 +57,12 @@ pub(super) fn silence(others: &[(String, String, bool)]) -> anyhow::Result<()> {
     for (name, address, lost) in others {
         loop {
             let why = match listen(address)? {
-                Heard::Silent => break,
-                Heard::OutOfReach(_) if *lost => break,
-                Heard::Answers => format!(
+                Seen::Refuses => break,
+                Seen::Silent(_) if *lost => break,
+                Seen::Answers(()) | Seen::Denies(_) => format!(
                     "{name} answers at {address}:{GROUP_PORT}: a server or an arbitrator that runs there must be stopped first"
                 ),
-                Heard::OutOfReach(words) => format!(
+                Seen::Silent(words) => format!(
                     "{name} cannot be reached at {address}:{GROUP_PORT} ({words}): it may be a Primary Component by itself; \
                      name it in lost_members if it is switched off"
                 ),
@@ -101,17 +80,17 @@ pub(super) fn await_founder(founder: &Founder, patience: Duration) -> anyhow::Re
     if founder.stops_first {
         // What listens now is the server that it stops. That moment may be over already.
         let missed = Instant::now() + Duration::from_secs(30);
-        while listen(&founder.address)? == Heard::Answers && Instant::now() < missed {
+        while listen(&founder.address)? == Seen::Answers(()) && Instant::now() < missed {
             sleep(PAUSE);
         }
     }
     loop {
         let heard = listen(&founder.address)?;
-        if heard == Heard::Answers {
+        if heard == Seen::Answers(()) {
             return Ok(());
         }
         let why = match heard {
-            Heard::OutOfReach(words) => format!(" ({words})"),
+            Seen::Silent(words) => format!(" ({words})"),
             _ => String::new(),
         };
         ensure!(

@@ -3,17 +3,14 @@
 //!
 //! The machines are Debian 12's but for MySQL and the libraries that it needs: unstable's systemd no longer runs on the cgroups of older hosts.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
-use ondol_kit::{Call, Entry};
-use ondol_lab::{Features, Lab, LabConfig, Seed, SharedFolder, Vm, VmSpec};
-use serde_json::{Value, json};
+use ondol_test_lab::{TestLab, reply, skip, spec};
+use serde_json::Value;
 
 /// Counted up when what is in the image changes.
 const IMAGE: &str = "/var/cache/ondol/mysql/image-1";
@@ -120,10 +117,8 @@ fn debian() -> Result<String, String> {
         .ok_or_else(|| "an apt source of Debian with its lists (apt-get update)".to_owned())
 }
 
-/// A lab with its machines up, destroyed with the test, also when that panics.
-pub(crate) struct Site {
-    lab: Lab,
-}
+/// A lab with its machines up.
+pub(crate) struct Site(TestLab);
 
 impl Site {
     /// `None` where this machine cannot have one: said aloud, and in CI a failure. `lab` is a name that no other test uses.
@@ -131,231 +126,43 @@ impl Site {
         let image = match image() {
             Ok(image) => image,
             Err(missing) => {
-                assert!(
-                    std::env::var_os("CI").is_none(),
-                    "these tests need {missing}"
-                );
-                eprintln!("SKIPPED: a test with the real MySQL needs {missing}");
+                skip(&format!("a test with the real MySQL needs {missing}"));
                 return None;
             }
         };
-        let lab = Lab::open(LabConfig::new(lab)).expect("tests of the lab run as root");
-        lab.destroy()
-            .expect("leftovers of an earlier run can be removed");
-        let site = Self { lab };
+        let lab = TestLab::open(lab)?;
         for name in machines {
-            site.lab
-                .create(&spec(name, &image))
-                .expect("the VM can be created");
+            lab.launch(&spec(name, &image));
         }
         for name in machines {
-            site.lab.start(name).expect("the VM starts");
+            lab.wait_booted(name);
         }
-        for name in machines {
-            site.wait_booted(name);
-        }
-        Some(site)
-    }
-
-    pub(crate) fn wait_booted(&self, vm: &str) {
-        eventually("the VM boots", || {
-            let shown = self
-                .lab
-                .exec(vm, &["systemctl", "is-system-running"], b"")
-                .expect("the VM runs");
-            matches!(
-                String::from_utf8_lossy(&shown.stdout).trim(),
-                "running" | "degraded"
-            )
-        });
-    }
-
-    pub(crate) fn address(&self, vm: &str) -> String {
-        self.vm(vm).first_boot_address.to_string()
-    }
-
-    pub(crate) fn vm(&self, vm: &str) -> Vm {
-        self.lab
-            .observe(vm)
-            .expect("the lab can be asked")
-            .expect("it exists")
-    }
-
-    /// Output of a shell script in the VM, which must succeed.
-    #[track_caller]
-    pub(crate) fn sh(&self, vm: &str, script: &str) -> String {
-        let output = self
-            .lab
-            .exec(vm, &["sh", "-ec", script], b"")
-            .expect("the VM runs");
-        assert!(output.status.success(), "{script}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        Some(Self(lab))
     }
 
     /// What the server of a VM answers to SQL, by the distribution's own client.
     #[track_caller]
     pub(crate) fn sql(&self, vm: &str, sql: &str) -> String {
-        let output = self
-            .lab
-            .exec(
-                vm,
-                &["mysql", "--batch", "--skip-column-names"],
-                sql.as_bytes(),
-            )
-            .expect("the VM runs");
-        assert!(output.status.success(), "{sql}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    }
-
-    /// Runs a module in a VM and answers with its result, as Ansible would read it.
-    #[track_caller]
-    pub(crate) fn call(&self, vm: &str, module: &str, args: &Value) -> Value {
-        let output = self
-            .command(vm, module, args)
-            .output()
-            .expect("the module runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let line = text.lines().find_map(|line| line.split_once(REPLY));
-        let Some((_, line)) = line else {
-            panic!("no answer of {module}: {output:?}");
-        };
-        serde_json::from_str(line).expect("JSON")
-    }
-
-    /// The same, to be started by the caller.
-    pub(crate) fn command(&self, vm: &str, module: &str, args: &Value) -> Command {
-        let itself = std::env::current_exe().expect("a program has a file");
-        let guest = Path::new(GUEST).join(itself.file_name().expect("a file has a name"));
-        let mut args = args.clone();
-        args["_ansible_module_name"] = json!(format!("ondol.cloud.{module}"));
-        args["_ansible_verbosity"] = json!(3);
-        args["_ansible_diff"] = json!(true);
-        let file = format!("/run/ondol-call-{module}.json");
-        self.put(vm, &file, &args.to_string());
-        let guest = guest.display().to_string();
-        let call = format!("{CALL}={file}");
-        self.lab
-            .command(
-                vm,
-                &[
-                    "env",
-                    &call,
-                    &guest,
-                    "--exact",
-                    "answers_a_call",
-                    "--nocapture",
-                ],
-            )
-            .expect("the VM runs")
-    }
-
-    pub(crate) fn put(&self, vm: &str, path: &str, text: &str) {
-        let script = format!("umask 077; cat > {path}");
-        let output = self
-            .lab
-            .exec(vm, &["sh", "-c", &script], text.as_bytes())
-            .expect("the VM runs");
-        assert!(output.status.success(), "{output:?}");
+        self.output(vm, &["mysql", "--batch", "--skip-column-names"], sql)
     }
 
     /// The steps of a call that must succeed.
     #[track_caller]
     pub(crate) fn steps(&self, vm: &str, module: &str, args: &Value) -> Vec<String> {
-        let reply = self.call(vm, module, args);
-        assert_ne!(reply["failed"], json!(true), "{module} on {vm}: {reply:#}");
-        let steps = reply["steps"].as_array().expect("a list").iter();
-        steps
-            .map(|step| step.as_str().expect("a text").to_owned())
-            .collect()
+        reply::steps(&self.call(vm, module, args))
     }
 
     /// Why a call that must fail failed.
     #[track_caller]
     pub(crate) fn refusal(&self, vm: &str, module: &str, args: &Value) -> String {
-        let reply = self.call(vm, module, args);
-        assert_eq!(reply["failed"], json!(true), "{module} on {vm}: {reply:#}");
-        reply["msg"].as_str().expect("a text").to_owned()
-    }
-
-    /// Check mode foretells what the run then does, the run does it, and a repeat does nothing.
-    #[track_caller]
-    pub(crate) fn converges(&self, vm: &str, module: &str, args: &Value) -> Vec<String> {
-        let mut check = args.clone();
-        check["_ansible_check_mode"] = json!(true);
-        let foretold = self.steps(vm, module, &check);
-        let done = self.steps(vm, module, args);
-        assert_eq!(done, foretold, "{module} on {vm}");
-        assert_eq!(
-            self.steps(vm, module, args),
-            [""; 0],
-            "{module} on {vm}, repeated"
-        );
-        done
-    }
-
-    /// What the test's own function does in the guest.
-    pub(crate) fn answer(entries: &[Entry]) {
-        let Some(path) = std::env::var_os(CALL) else {
-            return;
-        };
-        let call = Call::read(Path::new(&path)).expect("arguments");
-        let name = call.module.clone().expect("a module's name");
-        let entry = entries
-            .iter()
-            .find(|entry| entry.name == name)
-            .expect("one of ours");
-        println!("\n{REPLY}{}", ondol_kit::run(entry, &call).to_line());
+        reply::failure(&self.call(vm, module, args))
     }
 }
-
-const GUEST: &str = "/run/ondol-test";
-const CALL: &str = "ONDOL_MYSQL_CALL";
-const REPLY: &str = "reply: ";
 
 impl Deref for Site {
-    type Target = Lab;
-    fn deref(&self) -> &Lab {
-        &self.lab
-    }
-}
+    type Target = TestLab;
 
-impl Drop for Site {
-    fn drop(&mut self) {
-        if let Err(error) = self.lab.destroy() {
-            eprintln!("destroy lab \"{}\": {error}", self.lab.config().name);
-        }
-    }
-}
-
-fn spec(name: &str, image: &Path) -> VmSpec {
-    let itself = std::env::current_exe().expect("a program has a file");
-    let programs = SharedFolder {
-        host_path: itself.parent().expect("a file is in a folder").to_owned(),
-        guest_path: GUEST.into(),
-        read_only: true,
-    };
-    VmSpec {
-        name: name.to_owned(),
-        host: format!("host-{name}"),
-        image: image.to_owned(),
-        cpus: 1,
-        memory_mib: 1024,
-        disks: BTreeMap::new(),
-        interfaces: Vec::new(),
-        shared_folders: BTreeMap::from([("programs".to_owned(), programs)]),
-        features: Features::default(),
-        seed: Seed::default(),
-    }
-}
-
-#[track_caller]
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(
-            began.elapsed() < Duration::from_secs(120),
-            "did not happen within 120 s: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(50));
+    fn deref(&self) -> &TestLab {
+        &self.0
     }
 }

@@ -3,18 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use ondol_kit::Invalid;
+use ondol_machine::file;
 
 use super::{Creation, Current, Desired, Existing};
-use crate::cluster::{
-    Cluster, Place, State, as_owner, beside, give_to_owner, read_if_there, remove_if_there, run,
-    write_file,
-};
+use crate::cluster::{Cluster, OWNER, Place, State, as_owner, beside, program, write_file};
 use crate::{hba, settings};
 
 fn marker(data: &Path) -> PathBuf {
@@ -41,8 +38,8 @@ pub(super) fn observe(desired: &Desired) -> anyhow::Result<Current> {
         }
         return Ok(Current::default());
     };
-    let file = read_if_there(&place.conf.join("conf.d").join(settings::FILE))?.unwrap_or_default();
-    let hba = read_if_there(&place.conf.join("pg_hba.conf"))?.unwrap_or_default();
+    let ours = file::read(&place.conf.join("conf.d").join(settings::FILE))?.unwrap_or_default();
+    let hba = file::read(&place.conf.join("pg_hba.conf"))?.unwrap_or_default();
     let checksums = cluster
         .control(&place.data)?
         .with_context(|| format!("{} holds no cluster", place.data.display()))?
@@ -51,7 +48,7 @@ pub(super) fn observe(desired: &Desired) -> anyhow::Result<Current> {
         running: false,
         data: place.data.clone(),
         checksums,
-        file,
+        file: ours,
         hba,
         settings: BTreeMap::new(),
     };
@@ -76,13 +73,12 @@ pub(super) fn create(cluster: &Cluster, creation: &Creation) -> anyhow::Result<(
         && !parent.exists()
     {
         fs::create_dir_all(parent)
-            .and_then(|()| give_to_owner(parent))
+            .and_then(|()| file::give(parent, OWNER))
             .with_context(|| format!("make {}", parent.display()))?;
     }
     let marker = marker(&creation.data);
     fs::write(&marker, "").with_context(|| format!("write {}", marker.display()))?;
-    let mut command = Command::new("pg_createcluster");
-    command
+    let mut command = program("pg_createcluster")
         .args(["--start-conf", "auto"])
         .args(["--port", &creation.port.to_string()])
         .args(["--encoding", &creation.encoding])
@@ -90,23 +86,21 @@ pub(super) fn create(cluster: &Cluster, creation: &Creation) -> anyhow::Result<(
         .arg("--datadir")
         .arg(&creation.data);
     if let Some(sockets) = &creation.sockets {
-        command.arg("--socketdir").arg(sockets);
+        command = command.arg("--socketdir").arg(sockets);
     }
-    command.args([&cluster.version.to_string(), &cluster.name]);
+    command = command.args([&cluster.version.to_string(), &cluster.name]);
     if creation.checksums {
-        command.args(["--", "--data-checksums"]);
+        command = command.args(["--", "--data-checksums"]);
     }
-    run(&mut command)?;
-    remove_if_there(&marker)
+    command.succeed()?;
+    file::remove(&marker)
 }
 
 pub(super) fn remove_unfinished(cluster: &Cluster, data: &Path) -> anyhow::Result<()> {
-    for path in [cluster.conf(), data.to_owned()] {
-        if path.exists() {
-            fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
-        }
+    for path in [&cluster.conf(), data] {
+        file::remove_directory(path)?;
     }
-    remove_if_there(&marker(data))
+    file::remove(&marker(data))
 }
 
 /// Waits until the server has read its files.
@@ -131,10 +125,11 @@ pub(super) fn enable_checksums(cluster: &Cluster) -> anyhow::Result<()> {
     if matches!(cluster.state(&place, "postgres")?, State::Running(_)) {
         cluster.ctl("stop")?;
     }
-    let enabled = run(as_owner(cluster.program("pg_checksums"))
+    let enabled = as_owner(cluster.program("pg_checksums"))
         .arg("--enable")
         .arg("-D")
-        .arg(&place.data));
+        .arg(&place.data)
+        .succeed();
     // It comes up again either way.
     let started = cluster.ctl("start");
     enabled.and(started)
@@ -144,9 +139,10 @@ pub(super) fn enable_checksums(cluster: &Cluster) -> anyhow::Result<()> {
 pub(crate) fn write_rules(cluster: &Cluster, text: &str) -> anyhow::Result<()> {
     let place = cluster.require_place()?;
     let path = place.conf.join("pg_hba.conf");
-    let before = read_if_there(&path)?;
+    // Byte for byte: it need not be ours.
+    let before = file::read_bytes(&path)?;
     let back = |error: anyhow::Error| -> anyhow::Error {
-        match before.as_deref().map(|text| write_file(&path, text, 0o640)) {
+        match before.as_ref().map(|it| write_file(&path, it, 0o640)) {
             Some(Err(failed)) => {
                 error.context(format!("and pg_hba.conf could not be put back: {failed:#}"))
             }

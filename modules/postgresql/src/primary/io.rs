@@ -4,11 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use ondol_database::member::ask_all;
+use ondol_machine::file;
 
 use super::plan::REWIND;
 use super::{Current, Desired, Me, Primary, Role, Standby};
 use crate::client::{Client, PATIENCE};
-use crate::cluster::{Cluster, StartMode, remove_if_there};
+use crate::cluster::{Cluster, StartMode};
 use crate::instance::reload;
 use crate::replication::{Durability, Local, Member, Seen, ask, local, slots};
 use crate::scram;
@@ -20,7 +22,9 @@ pub(super) fn warnings(desired: &Desired, current: &Current) -> Vec<String> {
         .filter_map(|(member, seen)| match seen {
             Seen::Answers(_) => None,
             Seen::Refuses => Some(format!("{}: nothing listens there", member.name)),
-            Seen::Silent(reason) => Some(format!("{}: {reason}", member.name)),
+            Seen::Denies(reason) | Seen::Silent(reason) => {
+                Some(format!("{}: {reason}", member.name))
+            }
         })
         .filter(|_| matches!(current.me, Me::Primary(_)))
         .collect()
@@ -75,16 +79,8 @@ pub(super) fn observe(desired: &Desired) -> anyhow::Result<Current> {
             PATIENCE
         }
     };
-    let others = std::thread::scope(|scope| {
-        let asked: Vec<_> = (desired.others.iter())
-            .map(|it| {
-                scope.spawn(|| ask(&desired.access, &it.address, it.port, false, patience(it)))
-            })
-            .collect();
-        asked
-            .into_iter()
-            .map(|it| it.join().expect("asking does not panic"))
-            .collect::<anyhow::Result<Vec<_>>>()
+    let others = ask_all(&desired.others, |it| {
+        ask(&desired.access, &it.address, it.port, false, patience(it))
     })?;
     Ok(Current { me, others })
 }
@@ -103,9 +99,9 @@ fn role(client: &mut Client, desired: &Desired) -> anyhow::Result<Role> {
         .context("look up the role of replication")?;
     Ok(rows.first().map_or(Role::default(), |row| Role {
         exists: true,
-        able: row.yes(0),
+        able: row.text(0) == "t",
         password_fits: scram::matches(row.text(1), desired.access.password.expose()),
-        rewinds: row.yes(2),
+        rewinds: row.text(2) == "t",
     }))
 }
 
@@ -113,9 +109,9 @@ pub(super) fn promote(cluster: &Cluster, timeline: u32) -> anyhow::Result<()> {
     let place = cluster.require_place()?;
     let mut client = cluster.client("postgres")?;
     // A rule from its time as a primary would make its first commit wait for standbys that do not follow yet.
-    let rule = synchronous::file(&place.conf);
+    let rule = synchronous::rule_file(&place.conf);
     if rule.exists() {
-        remove_if_there(&rule)?;
+        file::remove(&rule)?;
         reload(cluster)?;
     }
     // Before, so that a machine that dies in between does not start a primary by itself.

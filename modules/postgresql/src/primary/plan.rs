@@ -72,7 +72,7 @@ fn answers<'a>(
 ) -> impl Iterator<Item = (&'a Member, &'a Answer)> {
     (desired.others.iter().zip(&current.others)).filter_map(|(member, seen)| match seen {
         Seen::Answers(answer) => Some((member, answer)),
-        Seen::Refuses | Seen::Silent(_) => None,
+        Seen::Refuses | Seen::Denies(_) | Seen::Silent(_) => None,
     })
 }
 
@@ -122,7 +122,7 @@ fn silent_are_fenced(desired: &Desired, current: &Current) -> Result<(), String>
                 ));
             }
             (Seen::Refuses, None) => "nothing listens there now, but the server may start",
-            (Seen::Silent(reason), None) => reason,
+            (Seen::Denies(reason), _) | (Seen::Silent(reason), None) => reason,
         };
         return Err(format!(
             "{} at {} may still be a primary ({reason}): fence it and say how under fenced.{}",

@@ -105,6 +105,12 @@ fn silence_is_not_absence() {
         &standby([Seen::Refuses, follower()]),
         "it has power",
     );
+    // Who lets nobody in is there, whatever is said.
+    refused(
+        &desired(powered_off()),
+        &standby([Seen::Denies("wrong password".to_owned()), follower()]),
+        "a at 10.0.0.1 may still be a primary (wrong password)",
+    );
     // The other standby may have been promoted by somebody else.
     refused(
         &desired(powered_off()),

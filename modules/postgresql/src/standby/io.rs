@@ -3,21 +3,18 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use ondol_machine::file;
 
 use super::{Alive, Current, Desired, Me};
 use crate::client::PATIENCE;
 use crate::cluster::{
-    Cluster, Place, StartMode, State, as_owner, assignments, beside, give_to_owner, read_if_there,
-    remove_if_there, run, sync_directory, write_file,
+    Cluster, OWNER, Place, StartMode, State, as_owner, assignments, beside, program, write_file,
 };
-use crate::replication::{
-    Local, Running, Seen, ask, local, passfile, remove_directory, slot, slots,
-};
+use crate::replication::{Local, Running, Seen, ask, local, passfile, slot, slots};
 use crate::settings::{self, Parameters};
 use crate::synchronous;
 
@@ -89,11 +86,11 @@ pub(super) fn observe(desired: &Desired) -> anyhow::Result<Current> {
     };
     let follows = match &place {
         Some(place) => {
-            read_if_there(&follow_file(&place.conf))?.as_deref()
+            file::read(&follow_file(&place.conf))?.as_deref()
                 == Some(&follow_text(desired, &place.data))
-                && read_if_there(&passfile(&place.data))?.as_deref()
+                && file::read(&passfile(&place.data))?.as_deref()
                     == Some(&desired.access.passfile())
-                && !synchronous::file(&place.conf).exists()
+                && !synchronous::rule_file(&place.conf).exists()
         }
         None => false,
     };
@@ -103,7 +100,7 @@ pub(super) fn observe(desired: &Desired) -> anyhow::Result<Current> {
     };
     let rules = match (&place, &desired.hba) {
         (Some(place), Some(text)) => {
-            let has = read_if_there(&place.conf.join("pg_hba.conf"))?;
+            let has = file::read(&place.conf.join("pg_hba.conf"))?;
             (has.as_ref() != Some(text)).then(|| text.clone())
         }
         (_, wanted) => wanted.clone(),
@@ -124,7 +121,7 @@ fn lacking(place: Option<&Place>, parameters: &Parameters) -> anyhow::Result<Opt
     let mut text = String::new();
     if let Some(place) = place {
         let path = place.conf.join("conf.d").join(settings::FILE);
-        text = read_if_there(&path)?.unwrap_or_default();
+        text = file::read(&path)?.unwrap_or_default();
         if let Some(port) = assignments(&text).remove("port") {
             wanted.insert("port".to_owned(), port);
         }
@@ -182,12 +179,12 @@ pub(super) fn base_backup(desired: &Desired) -> anyhow::Result<()> {
         && !parent.exists()
     {
         fs::create_dir_all(parent)
-            .and_then(|()| give_to_owner(parent))
+            .and_then(|()| file::give(parent, OWNER))
             .with_context(|| format!("make {}", parent.display()))?;
     }
     let (new, old, passfile) = (new_data(&data), old_data(&data), passfile(&data));
-    remove_directory(&new)?;
-    write_file(&passfile, &desired.access.passfile(), 0o600)?;
+    file::remove_directory(&new)?;
+    write_file(&passfile, desired.access.passfile(), 0o600)?;
     let conninfo = desired.access.conninfo(
         &upstream.address,
         upstream.port,
@@ -196,17 +193,18 @@ pub(super) fn base_backup(desired: &Desired) -> anyhow::Result<()> {
     );
     let deadline = Instant::now() + SLOT_FREE;
     loop {
-        let copied = run(as_owner(cluster.program("pg_basebackup"))
+        let copied = as_owner(cluster.program("pg_basebackup"))
             .arg("--pgdata")
             .arg(&new)
             .args(["--dbname", &conninfo, "--slot", &slot])
-            .args(["--wal-method=stream", "--checkpoint=fast", "--no-password"]));
+            .args(["--wal-method=stream", "--checkpoint=fast", "--no-password"])
+            .succeed();
         match copied {
             // The upstream has not noticed yet that the last one who took a backup was killed.
             Err(error)
                 if error.to_string().contains("is active for PID") && Instant::now() < deadline =>
             {
-                remove_directory(&new)?;
+                file::remove_directory(&new)?;
                 sleep(Duration::from_secs(1));
             }
             copied => break copied.map(drop)?,
@@ -230,10 +228,10 @@ pub(super) fn base_backup(desired: &Desired) -> anyhow::Result<()> {
             fs::rename(&data, &old)?;
         }
         fs::rename(&new, &data)?;
-        data.parent().map_or(Ok(()), sync_directory)
+        data.parent().map_or(Ok(()), file::sync_directory)
     };
     swap().with_context(|| format!("put the base backup into {}", data.display()))?;
-    remove_directory(&old)
+    file::remove_directory(&old)
 }
 
 /// Has Debian's tools describe data that is there. They move the configuration out of the data, so there must be one: what a new cluster
@@ -262,18 +260,19 @@ pub(super) fn describe(desired: &Desired) -> anyhow::Result<()> {
     ] {
         write_file(&desired.data.join(name), text, 0o600)?;
     }
-    let mut command = Command::new("pg_createcluster");
-    command
+    let mut command = program("pg_createcluster")
         // Until it follows.
         .args(["--start-conf", "disabled"])
         .args(["--port", &desired.port.to_string()])
         .arg("--datadir")
         .arg(&desired.data);
     if let Some(sockets) = &desired.sockets {
-        command.arg("--socketdir").arg(sockets);
+        command = command.arg("--socketdir").arg(sockets);
     }
-    command.args([&cluster.version.to_string(), &cluster.name]);
-    run(&mut command).map(drop)
+    command
+        .args([&cluster.version.to_string(), &cluster.name])
+        .succeed()
+        .map(drop)
 }
 
 /// What initdb and Debian set beside the samples.
@@ -288,13 +287,13 @@ const LOCAL_RULES: &str = "local all all peer\nlocal replication all peer\nhost 
 pub(super) fn follow(desired: &Desired) -> anyhow::Result<()> {
     let cluster = &desired.cluster;
     let place = cluster.require_place()?;
-    write_file(&passfile(&place.data), &desired.access.passfile(), 0o600)?;
+    write_file(&passfile(&place.data), desired.access.passfile(), 0o600)?;
     write_file(
         &follow_file(&place.conf),
-        &follow_text(desired, &place.data),
+        follow_text(desired, &place.data),
         0o644,
     )?;
-    remove_if_there(&synchronous::file(&place.conf))?;
+    file::remove(&synchronous::rule_file(&place.conf))?;
     // A running standby has none to lose: the file is there.
     let signal = place.data.join("standby.signal");
     if !signal.exists() {
@@ -348,8 +347,8 @@ pub(super) fn rewind(desired: &Desired) -> anyhow::Result<()> {
         "shut down" | "shut down in recovery"
     ) {
         let signal = place.data.join("standby.signal");
-        remove_if_there(&signal)?;
-        run(as_owner(cluster.program("postgres"))
+        file::remove(&signal)?;
+        as_owner(cluster.program("postgres"))
             .args(["--single", "-F", "-D"])
             .arg(&place.data)
             .arg("-c")
@@ -357,11 +356,12 @@ pub(super) fn rewind(desired: &Desired) -> anyhow::Result<()> {
                 "config_file={}",
                 place.conf.join("postgresql.conf").display()
             ))
-            .arg("template1"))
-        .context("recover from the crash")?;
+            .arg("template1")
+            .succeed()
+            .context("recover from the crash")?;
     }
     let passfile = passfile(&place.data);
-    write_file(&passfile, &desired.access.passfile(), 0o600)?;
+    write_file(&passfile, desired.access.passfile(), 0o600)?;
     let upstream = &desired.upstream;
     let conninfo = desired.access.conninfo(
         &upstream.address,
@@ -369,12 +369,13 @@ pub(super) fn rewind(desired: &Desired) -> anyhow::Result<()> {
         &format!("{}-rewind", desired.name),
         &passfile,
     );
-    run(as_owner(cluster.program("pg_rewind"))
+    as_owner(cluster.program("pg_rewind"))
         .arg("--target-pgdata")
         .arg(&place.data)
         .args(["--source-server", &format!("{conninfo} dbname=postgres")])
-        .arg("--no-ensure-shutdown"))
-    .map(drop)
+        .arg("--no-ensure-shutdown")
+        .succeed()
+        .map(drop)
 }
 
 /// For a standby that does not stream: the last complaint in its log.

@@ -52,7 +52,7 @@ fn known<'a>(
                 desired.upstream.address, desired.upstream.port
             ));
         }
-        Seen::Silent(reason) => {
+        Seen::Denies(reason) | Seen::Silent(reason) => {
             return Err(format!(
                 "{name} cannot be asked: {reason}; nothing is changed here"
             ));

@@ -1,19 +1,16 @@
-//! Three machines with PostgreSQL's packages and no cluster, and what a test does with them. Destroyed with the test, also when that panics.
+//! Three machines with PostgreSQL's packages and no cluster, and what a test does with them.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use ondol_image::{DEFAULT_CACHE_DIR, Distribution, Recipe};
-use ondol_lab::{Features, Lab, LabConfig, Seed, SharedFolder, VmSpec};
+use ondol_test_lab::reply::{refused, steps, unchanged};
+use ondol_test_lab::{Distribution, Recipe, TestLab, VmSpec, argv, eventually, image, input, spec};
 use serde_json::{Value, json};
 
 pub(crate) const PASSWORD: &str = r"repl:\'ication 비밀";
 
 pub(crate) struct Set {
-    pub(crate) lab: Lab,
+    pub(crate) lab: TestLab,
     addresses: BTreeMap<String, String>,
     writer: std::cell::RefCell<String>,
 }
@@ -34,42 +31,25 @@ const PACKAGES: [&str; 9] = [
 impl Set {
     /// `None`, with a word on standard error, without root.
     pub(crate) fn start(name: &str, vms: &[&str]) -> Option<Self> {
-        let lab = match Lab::open(LabConfig::new(name)) {
-            Ok(lab) => lab,
-            Err(error) => {
-                assert!(std::env::var_os("CI").is_none(), "{error}");
-                eprintln!("SKIPPED, not tested: {error}");
-                return None;
-            }
-        };
-        lab.destroy()
-            .expect("leftovers of an earlier run can be removed");
         let mut set = Self {
-            lab,
+            lab: TestLab::open(name)?,
             addresses: BTreeMap::new(),
             writer: Default::default(),
         };
-        let image = image();
+        let image = image(&Recipe {
+            packages: PACKAGES.map(str::to_owned).to_vec(),
+            ..Recipe::base(Distribution::Debian, "bookworm")
+        });
         for vm in vms {
-            let spec = VmSpec {
-                name: (*vm).to_owned(),
-                host: format!("srv-{vm}"),
-                image: image.clone(),
-                cpus: 1,
+            let vm = set.lab.launch(&VmSpec {
                 memory_mib: 768,
-                disks: BTreeMap::new(),
-                interfaces: Vec::new(),
-                shared_folders: BTreeMap::from([("modules".to_owned(), modules())]),
-                features: Features::default(),
-                seed: Seed::default(),
-            };
-            set.lab.create(&spec).unwrap();
-            let vm = set.lab.start(vm).unwrap();
+                ..spec(vm, &image)
+            });
             set.addresses
                 .insert(vm.spec.name, vm.first_boot_address.to_string());
         }
         for vm in vms {
-            set.booted(vm);
+            set.lab.wait_booted(vm);
             // The package makes one; a site says create_main_cluster = false before it installs.
             set.sh(vm, "pg_dropcluster --stop 15 main; mkdir -p /root/t");
             set.begin_probing(vm);
@@ -77,46 +57,22 @@ impl Set {
         Some(set)
     }
 
-    fn booted(&self, vm: &str) {
-        eventually("the machine boots", || {
-            let output = self.lab.exec(vm, &["systemctl", "is-system-running"], b"");
-            output.is_ok_and(|it| {
-                let word = String::from_utf8_lossy(&it.stdout).trim().to_owned();
-                word == "running" || word == "degraded"
-            })
-        });
-    }
-
     pub(crate) fn boot(&self, vm: &str) {
         self.lab.start(vm).unwrap();
-        self.booted(vm);
+        self.lab.wait_booted(vm);
         self.begin_probing(vm);
     }
 
     #[track_caller]
     pub(crate) fn sh(&self, vm: &str, script: &str) -> String {
-        let output = self.lab.exec(vm, &["sh", "-ec", script], b"").unwrap();
-        assert!(output.status.success(), "{script}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        self.lab.sh(vm, script)
     }
 
     #[track_caller]
     pub(crate) fn sql(&self, vm: &str, database: &str, sql: &str) -> String {
-        let argv = [
-            "runuser",
-            "-u",
-            "postgres",
-            "--",
-            "psql",
-            "-AtqX",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-d",
-            database,
-        ];
-        let output = self.lab.exec(vm, &argv, sql.as_bytes()).unwrap();
-        assert!(output.status.success(), "{sql}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        let mut argv = vec!["runuser", "-u", "postgres", "--", "psql", "-AtqX"];
+        argv.extend(["-v", "ON_ERROR_STOP=1", "-d", database]);
+        self.lab.output(vm, &argv, sql)
     }
 
     fn with_version(args: &Value) -> Value {
@@ -128,13 +84,7 @@ impl Set {
     }
 
     pub(crate) fn call(&self, vm: &str, module: &str, args: &Value) -> Value {
-        let args = Self::with_version(args).to_string();
-        let output = self
-            .lab
-            .exec(vm, &["/opt/ondol/call", module], args.as_bytes())
-            .unwrap();
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|_| panic!("{module} on {vm}: {output:?}"))
+        self.lab.call(vm, module, &Self::with_version(args))
     }
 
     #[track_caller]
@@ -142,7 +92,7 @@ impl Set {
         let mut args = args.clone();
         args["_ansible_check_mode"] = json!(true);
         let reply = self.call(vm, module, &args);
-        assert!(reply["failed"].is_null(), "{module} on {vm}: {reply}");
+        steps(&reply);
         reply
     }
 
@@ -151,40 +101,29 @@ impl Set {
         let began = Instant::now();
         let reply = self.call(vm, module, args);
         println!("{module} on {vm}: {:?} {reply}", began.elapsed());
-        assert!(reply["failed"].is_null(), "{module} on {vm}: {reply}");
+        steps(&reply);
         reply
     }
 
     #[track_caller]
     pub(crate) fn unchanged(&self, vm: &str, module: &str, args: &Value) {
-        let reply = self.call(vm, module, args);
-        assert_eq!(reply["changed"], json!(false), "{module} on {vm}: {reply}");
-        assert!(reply["failed"].is_null(), "{module} on {vm}: {reply}");
+        unchanged(&self.call(vm, module, args));
     }
 
     #[track_caller]
     pub(crate) fn refuses(&self, vm: &str, module: &str, args: &Value, because: &str) {
-        let reply = self.call(vm, module, args);
-        assert_eq!(
-            (&reply["failed"], &reply["changed"]),
-            (&json!(true), &json!(false)),
-            "{module} on {vm}: {reply}"
-        );
-        assert!(words(&reply).contains(because), "{module} on {vm}: {reply}");
+        refused(&self.call(vm, module, args), because);
     }
 
     /// Kills the module as soon as the condition holds on the machine.
     pub(crate) fn killed_while(&self, vm: &str, module: &str, args: &Value, condition: &str) {
+        let call = argv(module).join(" ");
         let script = format!(
-            "cat > /root/t/args; /opt/ondol/call {module} < /root/t/args > /root/t/out & pid=$!; \
+            "cat > /root/t/args; {call} < /root/t/args > /root/t/out & pid=$!; \
              until {condition}; do kill -0 $pid; done; kill -9 $pid; wait $pid || true"
         );
-        let args = Self::with_version(args).to_string();
-        let output = self
-            .lab
-            .exec(vm, &["sh", "-ec", &script], args.as_bytes())
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
+        let args = input(module, &Self::with_version(args));
+        self.lab.sh_with(vm, &script, &args);
     }
 
     pub(crate) fn status(&self, vm: &str) -> Value {
@@ -231,11 +170,7 @@ impl Set {
             hosts.join(",")
         );
         let start = "cat > /root/t/writer; : > /root/t/acknowledged; systemd-run --quiet --unit=writer sh /root/t/writer";
-        let output = self
-            .lab
-            .exec(vm, &["sh", "-ec", start], script.as_bytes())
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
+        self.lab.sh_with(vm, start, &script);
         self.writer.replace(vm.to_owned());
     }
 
@@ -320,11 +255,7 @@ impl Set {
              r=$(runuser -u postgres -- psql -AtqX -d postgres -c 'SELECT pg_is_in_recovery()' 2>/dev/null || echo -)\n\
              echo \"$t $r\" >> /root/t/probe; sleep 0.25; done\n";
         let start = "cat > /root/t/prober; systemd-run --quiet --unit=prober sh /root/t/prober";
-        let output = self
-            .lab
-            .exec(vm, &["sh", "-ec", start], script.as_bytes())
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
+        self.lab.sh_with(vm, start, script);
     }
 
     /// Who took writes, in the order of time. Two at once would show as one after the other and back again.
@@ -351,51 +282,4 @@ fn rules() -> Value {
         {"type": "local", "method": "peer"},
         {"type": "hostssl", "databases": ["all", "replication"], "address": "169.254.0.0/16", "method": "scram-sha-256"},
     ])
-}
-
-impl Drop for Set {
-    fn drop(&mut self) {
-        if let Err(error) = self.lab.destroy() {
-            eprintln!("destroy lab \"{}\": {error}", self.lab.config().name);
-        }
-    }
-}
-
-#[track_caller]
-fn words(reply: &Value) -> String {
-    reply.to_string()
-}
-
-fn image() -> PathBuf {
-    let recipe = Recipe {
-        packages: PACKAGES.map(str::to_owned).to_vec(),
-        ..Recipe::base(Distribution::Debian, "bookworm")
-    };
-    ondol_image::build(&recipe, Path::new(DEFAULT_CACHE_DIR), &mut |_| {
-        ControlFlow::Continue(())
-    })
-    .expect("the image builds")
-    .rootfs
-}
-
-/// The folder with the program of `examples/call.rs`, which Cargo builds with the tests.
-fn modules() -> SharedFolder {
-    let test = std::env::current_exe().unwrap();
-    let target = test.parent().and_then(Path::parent).unwrap();
-    SharedFolder {
-        host_path: target.join("examples"),
-        guest_path: "/opt/ondol".into(),
-        read_only: true,
-    }
-}
-
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(
-            began.elapsed() < Duration::from_secs(240),
-            "did not happen within 240 s: {what}"
-        );
-        sleep(Duration::from_millis(100));
-    }
 }

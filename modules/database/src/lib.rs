@@ -1,0 +1,15 @@
+//! What the modules of PostgreSQL, MySQL and MariaDB share: a connection to a server and whom it trusts, what can be seen of another member of a
+//! replicated set, and SQL as steps.
+//!
+//! Neither protocol is spoken here, and no product's rules of promotion are: what counts as proof that nothing is lost differs for good reasons.
+//! MariaDB's modules take only the members: they ask their own server alone, through its client program, and the rest is Galera's.
+
+pub mod connection;
+pub mod member;
+pub mod statement;
+mod tls;
+
+pub use connection::{Error, Peer, Refusal, Row, Stream};
+pub use member::Seen;
+pub use statement::{Found, Presence, Statement};
+pub use tls::Check;
