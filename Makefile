@@ -43,8 +43,8 @@ apt_bench := apt-mirror debmirror aptly apt-utils nginx-light time xz-utils
 sources := $(shell find provider modules tests -name '*.rs' -o -name '*.proto' -o -name Cargo.toml -o -path '*/fixtures/*' -type f) Cargo.toml Cargo.lock
 say = @printf '\n\033[1m%s\033[0m\n' $(1)
 
-# Every stage from the fifth on installs from the mirror (3) and calls machines by their names and addresses (4).
-stages := $(sort $(STAGES) $(if $(filter-out all 3 4,$(STAGES)),3 4))
+# Every stage from the fifth on installs from the mirror (3), and verification asks each machine for its identity (4).
+stages := $(sort $(STAGES) $(if $(filter-out all,$(STAGES)),4) $(if $(filter-out all 3 4,$(STAGES)),3))
 
 # Terraform and Ansible as `make lab` calls them; $(SITE)/env gives a person's shell the same.
 in_site = . $(site)/env &&
