@@ -16,7 +16,7 @@ pub fn site() -> Result<Vec<Figure>> {
     let site = Site::new("bench")?;
     site.make(&["site-env"])?;
     site.must(
-        "terraform -chdir=terraform/lab apply -auto-approve -input=false -target=ondol_golden_image.base",
+        "terraform -chdir=terraform/lab apply -auto-approve -input=false -target=ondol_golden_image.base -target=ondol_golden_image.suite",
     )?;
 
     let watch = Watch::start();
