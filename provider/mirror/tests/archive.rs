@@ -80,7 +80,6 @@ fn an_import_has_the_same_digest_and_an_increment_has_only_what_is_new() {
             .changed
     );
 
-    std::thread::sleep(std::time::Duration::from_millis(1100));
     site.archive.put("lib", "1.1", "");
     site.archive.date += 1;
     site.archive.write();

@@ -14,7 +14,7 @@
 //! an older date than it has seen for a replay and keeps what it has (apt-secure(8)).
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::public_key_path;
 use super::select::{Draft, IndexText};
-use super::sign::{SiteKey, seconds};
+use super::sign::{SiteKey, seconds, time};
 use super::snapshot::{Index, Manifest, current, list};
 use super::{Error, bom, date, release};
 use crate::digest::Digest;
@@ -242,7 +242,7 @@ impl Publisher<'_> {
         made: Option<(&str, &str)>,
         now: SystemTime,
     ) -> Result<Manifest> {
-        let at = seconds(now);
+        let at = self.date(now)?;
         let (id, created) = match made {
             Some((id, created)) => (id.to_owned(), created.to_owned()),
             None => (
@@ -291,7 +291,7 @@ impl Publisher<'_> {
         self.write_documents(&building, &manifest)?;
         symlink("../../pool", building.join("pool"))
             .map_err(|error| error::Error::write("link the pool", &building, error))?;
-        self.sign(&building, &manifest, now)?;
+        self.sign(&building, &manifest, at)?;
         self.sync(Some(batch))?;
         let place = self.snapshot_dir(&manifest.id);
         if place.exists() {
@@ -311,7 +311,7 @@ impl Publisher<'_> {
 
     /// Publishes a snapshot that is not published now, with a date that is later than any before.
     fn switch_to(&self, manifest: &Manifest, batch: Option<Batch>, now: SystemTime) -> Result<()> {
-        self.sign(&self.snapshot_dir(&manifest.id), manifest, now)?;
+        self.sign(&self.snapshot_dir(&manifest.id), manifest, self.date(now)?)?;
         self.share_by_hash(manifest)?;
         self.sync(batch)?;
         self.point_at(&manifest.id)
@@ -400,20 +400,33 @@ impl Publisher<'_> {
         Ok(())
     }
 
-    fn sign(&self, snapshot: &Path, manifest: &Manifest, now: SystemTime) -> Result<()> {
+    /// When to say that this is published: later than all before, by the second that Release files and HTTP tell the time by. A client that
+    /// has the one before asks for what is newer, and would not get what is of the same second.
+    fn date(&self, now: SystemTime) -> Result<i64> {
         let mut state = State::read(&self.root);
-        let at = seconds(now).max(state.date);
+        state.date = seconds(now).max(state.date.saturating_add(1));
+        // Before it is used: a date that was never published does no harm, one that is forgotten does.
+        state.write(&self.root)?;
+        Ok(state.date)
+    }
+
+    fn sign(&self, snapshot: &Path, manifest: &Manifest, at: i64) -> Result<()> {
         let dists = self.dists(snapshot);
         let text = release_text(&dists, manifest, at)?;
-        // The state first: a date that was never published does no harm, one that is forgotten does.
-        state.date = at;
-        state.write(&self.root)?;
         for (name, bytes) in [
             ("Release", text.clone()),
             ("Release.gpg", self.key.sign_detached(&text)?),
             ("InRelease", self.key.sign_inline(&text)?),
         ] {
-            write_unsynced(&dists.join(name), bytes.as_bytes())?;
+            let path = dists.join(name);
+            write_unsynced(&path, bytes.as_bytes())?;
+            let dated = File::options()
+                .write(true)
+                .open(&path)
+                .and_then(|file| file.set_modified(time(at)));
+            dated.map_err(|error| {
+                error::Error::io(format!("set the time of {}", path.display()), error)
+            })?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{Cursor, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use pgp::composed::{
     ArmorOptions, CleartextSignedMessage, Deserializable, DetachedSignature, KeyType,
@@ -378,7 +378,7 @@ fn lifetime_is_over(
     lifetime: pgp::types::Duration,
     now: SystemTime,
 ) -> Option<i64> {
-    let lifetime = std::time::Duration::from(lifetime);
+    let lifetime = Duration::from(lifetime);
     let end = SystemTime::from(created) + lifetime;
     (!lifetime.is_zero() && end <= now).then(|| seconds(end))
 }
@@ -388,6 +388,13 @@ pub(crate) fn seconds(time: SystemTime) -> i64 {
         .map_or(0, |since| {
             i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
         })
+}
+
+pub(crate) fn time(seconds: i64) -> SystemTime {
+    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    SystemTime::UNIX_EPOCH
+        .checked_add(since)
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The key that a site signs its mirrors with. The secret half never leaves its file.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -474,6 +475,13 @@ impl Site {
     /// `name=version` of what clients see, by the published index.
     pub(crate) fn published(&self) -> Vec<String> {
         published(&self.config)
+    }
+
+    /// What a client compares when it asks whether there is something new: in seconds since 1970, as HTTP tells it.
+    pub(crate) fn dated(&self) -> i64 {
+        let release = format!("current/dists/{}/InRelease", self.config.suite);
+        let file = fs::metadata(self.config.root().join(release)).expect("is published");
+        file.mtime()
     }
 
     /// Every published file is what its index says, and the pool holds nothing that is not proven.
