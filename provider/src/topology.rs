@@ -3,7 +3,7 @@
 //! Parsing is by hand over a YAML tree, so that every complaint names the exact field and all
 //! complaints come at once. It reads no file and knows nothing of Terraform.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -700,13 +700,6 @@ fn show(value: &Value) -> String {
         Value::Number(value) => format!("the number {value}"),
         Value::String(value) => format!("{value:?}"),
         other => kind(other).to_owned(),
-    }
-}
-
-/// Names of all hosts that the VMs mention, for callers that only need them.
-impl Topology {
-    pub fn host_names(&self) -> BTreeSet<&str> {
-        self.hosts.keys().map(String::as_str).collect()
     }
 }
 

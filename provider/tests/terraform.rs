@@ -7,6 +7,7 @@
 #[expect(dead_code, reason = "each test file uses its own part of the support")]
 mod site;
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -265,6 +266,20 @@ fn an_apply_whose_provider_is_killed_is_completed_by_the_next() {
     nothing_to_do(&site);
     assert_eq!(site.lab().list().unwrap().len(), 2);
     assert!(site.answers("192.168.10.29") && site.answers("192.168.10.31"));
+    let mut expected = vec![
+        format!("namespace ondol-{}", site.lab),
+        "port".to_owned(),
+        "port".to_owned(),
+    ];
+    for vm in ["web-01", "web-02"] {
+        expected.push(format!("container ondol-{}.{vm}", site.lab));
+        expected.push(format!("namespace ondol-{}.{vm}", site.lab));
+    }
+    expected.sort();
+    assert_eq!(site.traces(), expected, "more is there than two VMs need");
+    site.terraform(&["destroy", "-auto-approve"]).success();
+    site.lab().destroy().unwrap();
+    assert_eq!(site.traces(), [""; 0]);
 }
 
 #[test]
@@ -616,14 +631,21 @@ fn a_stop_or_a_destroy_that_takes_long_ends_at_an_interrupt() {
     }
     let site = Site::new("slow", &vm_only());
     site.apply().success();
-    let interrupted = |args: &[&str], after: Duration| {
+    let interrupted = |args: &[&str], act: &str| {
         let mut run = site
             .command(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        std::thread::sleep(after);
+        let mut said = String::new();
+        let mut stdout = BufReader::new(run.stdout.take().unwrap());
+        while !said.contains(act) {
+            let read = stdout.read_line(&mut said).unwrap();
+            assert!(read > 0, "{args:?} ended without {act:?}:\n{said}");
+        }
+        // Into what it does for long: the guest is told to stop at once.
+        std::thread::sleep(Duration::from_secs(2));
         assert!(
             run.try_wait().unwrap().is_none(),
             "{args:?} was over too early"
@@ -633,7 +655,8 @@ fn a_stop_or_a_destroy_that_takes_long_ends_at_an_interrupt() {
         nix::sys::signal::kill(terraform, nix::sys::signal::Signal::SIGINT).unwrap();
         let output = run.wait_with_output().unwrap();
         let took = began.elapsed();
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        stdout.read_to_string(&mut said).unwrap();
+        let mut text = said;
         text.push_str(&String::from_utf8_lossy(&output.stderr));
         eprintln!("--- {args:?}, interrupted, ended after {took:?}\n{text}");
         assert!(took < Duration::from_secs(5), "{took:?}");
@@ -659,7 +682,7 @@ fn a_stop_or_a_destroy_that_takes_long_ends_at_an_interrupt() {
         "memory_mib = 256",
         "memory_mib = 256\n  power = \"stopped\"",
     );
-    interrupted(&["apply", "-auto-approve"], Duration::from_secs(4))
+    interrupted(&["apply", "-auto-approve"], ": Modifying...")
         .failure()
         .says(&["was stopped: Terraform was interrupted"]);
     assert_eq!(site.attribute("ondol_vm.vm[\"web-01\"]", "id"), id);
@@ -668,7 +691,7 @@ fn a_stop_or_a_destroy_that_takes_long_ends_at_an_interrupt() {
     site.lab().kill("web-01").unwrap();
     let lock = std::fs::File::open(format!("/run/ondol/labs/{}/web-01.lock", site.lab)).unwrap();
     let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
-    interrupted(&["destroy", "-auto-approve"], Duration::from_secs(4))
+    interrupted(&["destroy", "-auto-approve"], ": Destroying...")
         .failure()
         .says(&["delete ondol_vm was stopped: Terraform was interrupted"]);
     assert_eq!(site.attribute("ondol_vm.vm[\"web-01\"]", "id"), id);

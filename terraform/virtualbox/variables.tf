@@ -54,6 +54,18 @@ variable "image" {
   default     = null
 }
 
+variable "images" {
+  description = "The same for the machines of another suite, by that suite, such as { sid = \"/srv/sid.ova\" }. One that is missing is made from the mirror (`mirror_url`) unless `image` is given; without either its topics are left out."
+  type        = map(string)
+  default     = {}
+}
+
+variable "skip" {
+  description = "Topics under `suites` in the list of packages to do without: [\"mysql\"]. Said at every plan."
+  type        = set(string)
+  default     = []
+}
+
 variable "linked_clones" {
   description = "Whether the machines of a host share the image's blocks. Faster to make and smaller; the image must stay for as long as they live."
   type        = bool

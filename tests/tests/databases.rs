@@ -24,6 +24,9 @@ const MACHINES: [&str; 6] = [
     "monitoring-01",
 ];
 
+/// Where `mariadb-01` answers.
+const MARIADB: &str = "192.168.10.27";
+
 /// One test, because the machines are made once: each step stands on the one before it.
 #[test]
 fn stage_7_replicates_and_fails_over_without_losing_a_row() -> Result<()> {
@@ -60,6 +63,9 @@ fn stage_7_replicates_and_fails_over_without_losing_a_row() -> Result<()> {
     {
         ensure!(check["ok"] == json!(true), "{check:#}");
     }
+
+    step("MariaDB's application comes over TLS or not at all, and knows whom it talks to");
+    mariadb_is_asked_over_tls_only(&site)?;
 
     step("PostgreSQL's primary is cut off under a writer");
     let title = "07 drill: PostgreSQL failover, network cut";
@@ -154,6 +160,25 @@ fn nothing_changes(output: &str) -> Result<()> {
     Ok(())
 }
 
+/// As the application asks, with the password on standard input, and as somebody would who does not look at certificates or sends in the clear.
+fn mariadb_is_asked_over_tls_only(site: &Site) -> Result<()> {
+    let asked = |more: &str| {
+        site.must(&format!(
+            "printf '%s\\n' \"$(cat \"${{ANSIBLE_INVENTORY%/*}}/secrets/mariadb_app\")\" \"SHOW STATUS LIKE 'Ssl_version'\" | \
+             ondol-lab shell multi-cloud-admin -- sh -c 'IFS= read -r MYSQL_PWD; export MYSQL_PWD; \
+             exec mariadb -BN --user=app --host={MARIADB} {more} app 2>&1 || true'"
+        ))
+    };
+    let known = "--ssl-ca=/etc/ssl/site-authority.pem --ssl-verify-server-cert";
+    let answer = asked(known)?;
+    ensure!(answer.contains("TLSv1."), "{answer}");
+    let answer = asked("--skip-ssl")?;
+    ensure!(answer.contains("ERROR 1045"), "{answer}");
+    let answer = asked("--ssl-ca=/etc/ssl/certs/ca-certificates.crt --ssl-verify-server-cert")?;
+    ensure!(answer.contains("ERROR 2026"), "{answer}");
+    Ok(())
+}
+
 /// Passwords are in files that only their owner reads, and nowhere in what a run prints or leaves on a machine.
 fn no_password_is_told(site: &Site, output: &str) -> Result<()> {
     let secrets = site
@@ -166,38 +191,40 @@ fn no_password_is_told(site: &Site, output: &str) -> Result<()> {
     for entry in fs::read_dir(&secrets).context("list the secrets")? {
         let path = entry?.path();
         assert_eq!(mode(&path)?, 0o600, "{}", path.display());
-        let password = fs::read_to_string(&path)?.trim().to_owned();
-        ensure!(password.len() == 32, "{} is no password", path.display());
-        ensure!(
-            !output.contains(&password),
-            "{} was printed",
-            path.display()
-        );
+        let text = fs::read_to_string(&path)?.trim().to_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        seen.push(name.clone().into_owned());
+        let secret = match &*name {
+            // For everybody to read, and on every machine.
+            "site_authority.pem" => continue,
+            "site_authority.key" => text.lines().nth(1).context("the key's text")?,
+            _ => {
+                ensure!(text.len() == 32, "{name} is no password");
+                &text
+            }
+        };
+        ensure!(!output.contains(secret), "{name} was printed");
         for vm in MACHINES {
             let found = site.shell(
                 vm,
                 &format!(
-                    "grep -rlFs -- '{password}' /etc /var/log /run/log /tmp /root /home || true"
+                    "grep -rlFs -- '{secret}' /etc /var/log /run/log /tmp /root /home || true"
                 ),
             )?;
             // What a standby logs in with is the server's own file, which only it reads.
-            ensure!(
-                found.trim().is_empty(),
-                "{} is in {found} of {vm}",
-                path.display()
-            );
+            ensure!(found.trim().is_empty(), "{name} is in {found} of {vm}");
         }
-        seen.push(
-            path.file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-        );
     }
     seen.sort();
     assert_eq!(
         seen,
-        ["mariadb_app", "postgresql_app", "postgresql_replication"]
+        [
+            "mariadb_app",
+            "postgresql_app",
+            "postgresql_replication",
+            "site_authority.key",
+            "site_authority.pem"
+        ]
     );
     Ok(())
 }

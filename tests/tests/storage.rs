@@ -22,6 +22,8 @@ const MACHINES: [&str; 6] = [
     "ftp-server",
 ];
 
+const STAGE: &str = "ansible-playbook playbooks/06-storage.yml";
+
 /// What check mode cannot foresee, because it is asked of a service that is not there yet.
 const UNFORESEEN: [&str; 1] = ["A bucket"];
 
@@ -47,7 +49,7 @@ fn stage_6_keeps_three_copies_and_gives_them_to_clients_on_other_machines() -> R
     no_password_is_told(&site, &first)?;
 
     step("a second run changes nothing, and every service answers a client on another machine");
-    nothing_changes(&site.make(&["lab", "STAGES=6"])?)?;
+    nothing_changes(&site.must(STAGE)?)?;
     let checks = section(&site, "06 storage")?["checks"].clone();
     let checks = checks.as_array().context("the section has checks")?;
     assert_eq!(checks.len(), 8, "{checks:#?}");
@@ -56,6 +58,7 @@ fn stage_6_keeps_three_copies_and_gives_them_to_clients_on_other_machines() -> R
     }
     pools_keep_three_copies_on_three_hosts(&site)?;
     the_storage_servers_are_small(&site)?;
+    memory_follows_from_the_machine(&site)?;
 
     step("a configuration that its server refuses never replaces the one in use");
     refused_by_the_server(&site)?;
@@ -64,13 +67,87 @@ fn stage_6_keeps_three_copies_and_gives_them_to_clients_on_other_machines() -> R
     a_share_comes_and_goes(&site)?;
 
     step("hosts are lost under writes");
-    site.must("ansible-playbook playbooks/drills/ceph-host-loss.yml")?;
-    let drill = section(&site, "06 drill: a storage host is lost, and a second one")?;
-    assert_eq!(drill["timeline"].as_array().map(Vec::len), Some(6));
+    drill(
+        &site,
+        "host-loss",
+        "a storage host is lost, and a second one",
+        6,
+    )?;
+
+    step("an OSD dies and comes back, a disk is replaced, the cluster grows and shrinks");
+    drill(&site, "osd-loss", "an OSD is lost and comes back", 5)?;
+    drill(&site, "disk-replacement", "a disk dies and is replaced", 6)?;
+    drill(
+        &site,
+        "growth",
+        "the cluster grows by an OSD and shrinks again",
+        3,
+    )?;
+
+    step("check mode foresees what completes a cluster of which a part is gone");
+    take_apart(&site)?;
+    let before = parts(&site)?;
+    let foreseen = changed_tasks(&site.must(&format!("{STAGE} --check --diff"))?);
+    assert_eq!(parts(&site)?, before, "check mode changes nothing");
+    let done = changed_tasks(&site.must(STAGE)?);
+    assert_eq!(foreseen, done);
+    assert_eq!(
+        done.iter()
+            .map(|(task, _)| task.as_str())
+            .collect::<Vec<_>>(),
+        TAKEN_APART
+    );
+    nothing_changes(&site.must(STAGE)?)
+}
+
+/// Runs a drill, which must come to its end with every check passed and as many events.
+fn drill(site: &Site, name: &str, title: &str, events: usize) -> Result<()> {
+    site.must(&format!(
+        "ansible-playbook playbooks/drills/ceph-{name}.yml"
+    ))?;
+    let drill = section(site, &format!("06 drill: {title}"))?;
+    assert_eq!(drill["timeline"].as_array().map(Vec::len), Some(events));
     for check in drill["checks"].as_array().context("the drill has checks")? {
         ensure!(check["ok"] == json!(true), "{check:#}");
     }
-    nothing_changes(&site.must("ansible-playbook playbooks/06-storage.yml")?)
+    Ok(())
+}
+
+/// An OSD that its machine has forgotten, a pool, and a user.
+fn take_apart(site: &Site) -> Result<()> {
+    site.shell(
+        "storage-server-02",
+        "systemctl stop 'ceph-osd@*'; rm -r /var/lib/ceph/osd/ceph-* /etc/systemd/system/ceph-osd@*.d; \
+         rm -f /etc/systemd/system/ceph-osd.target.wants/*; systemctl daemon-reload",
+    )?;
+    site.shell(
+        "storage-server-01",
+        "ceph config set mon mon_allow_pool_delete true; \
+         ceph osd pool delete vms vms --yes-i-really-really-mean-it; \
+         ceph config rm mon mon_allow_pool_delete; ceph auth rm client.site",
+    )?;
+    Ok(())
+}
+
+/// The tasks that make that again, by their names.
+const TAKEN_APART: [&str; 4] = [
+    "A disk image",
+    "An OSD on the data disk",
+    "Pools",
+    "The site's clients reach their pool and their file system, and nothing else",
+];
+
+/// Of what was taken apart, what is there.
+fn parts(site: &Site) -> Result<String> {
+    let kept = site.shell(
+        "storage-server-01",
+        "ceph osd pool ls; ceph auth ls --format json-pretty | grep entity; ceph config dump",
+    )?;
+    let forgotten = site.shell(
+        "storage-server-02",
+        "ls /var/lib/ceph/osd /etc/systemd/system /etc/systemd/system/ceph-osd.target.wants",
+    )?;
+    Ok(kept + &forgotten)
 }
 
 fn step(name: &str) {
@@ -189,6 +266,26 @@ fn the_storage_servers_are_small(site: &Site) -> Result<()> {
         .collect();
     assert_eq!(used.len(), 3, "{listed}");
     ensure!(used.iter().sum::<u64>() < 3 * 1024, "{listed}");
+    Ok(())
+}
+
+/// What Ceph is given of a machine's memory: as little as it takes in the lab, and all that can be spared on a machine of its own.
+fn memory_follows_from_the_machine(site: &Site) -> Result<()> {
+    for (memory_mib, osds, wanted) in [
+        (2048, 1, "mds 256, osd 896, small True"),
+        (16384, 1, "mds 2048, osd 11059, small False"),
+        (65536, 12, "mds 8192, osd 3916, small False"),
+    ] {
+        let told = site.must(&format!(
+            "ansible storage-server-01 --playbook-dir playbooks -m ansible.builtin.debug \
+             -a 'msg=\"mds {{{{ ceph_mds_cache_mib }}}}, osd {{{{ ceph_osd_memory_mib }}}}, small {{{{ ceph_osd_is_small }}}}\"' \
+             -e ceph_memory_mib={memory_mib} -e ceph_osds_per_host={osds}"
+        ))?;
+        ensure!(
+            told.contains(wanted),
+            "{memory_mib} MiB, {osds} OSDs: {told}"
+        );
+    }
     Ok(())
 }
 

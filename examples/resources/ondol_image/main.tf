@@ -12,7 +12,7 @@ provider "ondol" {
   }
 }
 
-# An .ova on the machine that runs Terraform, and its SHA-256.
+# An .ova on the machine that runs Terraform, or its http(s) address; and its SHA-256.
 variable "image" { type = string }
 variable "image_sha256" { type = string }
 
@@ -28,7 +28,7 @@ resource "ondol_image" "base" {
 resource "ondol_vm" "web" {
   host         = ondol_image.base.host
   name         = "web-01"
-  image        = ondol_image.base.source
+  image        = ondol_image.base.file
   linked_clone = true
   memory_mib   = 512
   power        = "stopped"

@@ -266,6 +266,10 @@ impl fmt::Display for Step {
     }
 }
 
+fn no_pool(name: &str) -> String {
+    format!("there is no pool {name}")
+}
+
 fn refusal(desired: &Desired, current: &Current) -> Option<String> {
     let name = &desired.name;
     match &desired.want {
@@ -277,14 +281,15 @@ fn refusal(desired: &Desired, current: &Current) -> Option<String> {
             data_pools,
             ..
         } => {
+            // In check mode an earlier task may be about to make the pools of a new file system; making it says so if there are none.
+            let listed = current.listed.as_ref()?;
             if let Some(pool) = [metadata_pool]
                 .into_iter()
                 .chain(data_pools)
                 .find(|it| !current.pools.contains(*it))
             {
-                return Some(format!("there is no pool {pool}"));
+                return Some(no_pool(pool));
             }
-            let listed = current.listed.as_ref()?;
             if listed.metadata_pool != *metadata_pool {
                 return Some(format!(
                     "the file system {name} has its metadata in {}, and cannot move to {metadata_pool}",
@@ -416,7 +421,15 @@ impl Module for CephFilesystem {
             Step::Create {
                 metadata_pool,
                 data_pool,
-            } => run(&["fs", "new", name, metadata_pool, data_pool]),
+            } => {
+                let map: OsdMap = self.cluster.ask(&["osd", "dump"])?;
+                for pool in [metadata_pool, data_pool] {
+                    if !map.pools.iter().any(|it| it.pool_name == *pool) {
+                        bail!("refused: {}", no_pool(pool));
+                    }
+                }
+                run(&["fs", "new", name, metadata_pool, data_pool])
+            }
             Step::AddDataPool(pool) => run(&["fs", "add_data_pool", name, pool]),
             Step::SetMaxMds { max_mds, .. } => {
                 run(&["fs", "set", name, "max_mds", &max_mds.to_string()])
@@ -527,6 +540,19 @@ mod tests {
         ] {
             assert_eq!(lines(change, &current), wanted);
         }
+    }
+
+    #[test]
+    fn a_new_file_system_is_planned_before_its_pools_are_there() {
+        let bare = Current::default();
+        assert_eq!(
+            refusal(&desired(serde_json::json!({})).unwrap(), &bare),
+            None
+        );
+        assert_eq!(
+            lines(serde_json::json!({}), &bare),
+            lines(serde_json::json!({}), &absent())
+        );
     }
 
     #[test]

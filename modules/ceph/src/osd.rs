@@ -28,6 +28,10 @@ use plan::{plan, refusal};
 /// An OSD is known by the identifier on its device, not by the device's name: a device that moved, or whose machine was installed anew, is taken into
 /// service again with its data. A device that holds anything else is refused. An OSD is removed only if the cluster says that it can be stopped and,
 /// after its data has moved, that it is safe to destroy. The machine needs C(/etc/ceph/ceph.conf) and the administrator's keyring.
+///
+/// An empty device in the place of one that was an OSD is its replacement: the new OSD gets a number of its own, the former one is marked out and its
+/// service retired, so that its data is made anew on the new device. The cluster keeps the former one until it is removed by its `id`, which is
+/// refused as long as copies are missing.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
@@ -206,10 +210,20 @@ pub struct Local {
     drop_in: Option<String>,
 }
 
+/// An OSD of this machine whose directory names the place as its device, and whose uuid is not the one that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Former {
+    id: u32,
+    uuid: Uuid,
+    unit: Unit,
+}
+
 /// The device, the machine and the cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Current {
     label: Label,
+    /// In the order of their numbers.
+    former: Vec<Former>,
     /// OSD that an earlier run began on this place and did not finish.
     begun: Option<Uuid>,
     /// In case one is needed: chance has no place in `plan`.
@@ -274,6 +288,10 @@ pub enum Step {
     MarkOut {
         id: u32,
     },
+    /// The service of an OSD whose device another one took the place of.
+    Retire {
+        id: u32,
+    },
     AwaitSafe {
         id: u32,
         patience: Duration,
@@ -331,6 +349,9 @@ impl fmt::Display for Step {
                 }
             }
             Self::MarkOut { id } => write!(f, "mark osd.{id} out, so that its data moves away"),
+            Self::Retire { id } => {
+                write!(f, "retire the service of osd.{id}, whose device is gone")
+            }
             Self::AwaitSafe { id, .. } => write!(f, "wait until osd.{id} is safe to destroy"),
             Self::Stop { id } => write!(f, "stop osd.{id}"),
             Self::Purge { id } => write!(f, "purge osd.{id} from the cluster"),

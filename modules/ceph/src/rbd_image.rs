@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::cluster::{Cluster, parse};
+use crate::map::OsdMap;
 use crate::system::check_name;
 
 /// Create, grow or remove an RBD image of a Ceph cluster
@@ -169,6 +170,16 @@ pub struct CephRbdImage {
     spec: String,
 }
 
+impl CephRbdImage {
+    /// The images of a pool. The list, because a missing pool and a missing image have one and the same exit status.
+    fn names(&self, pool: &str) -> anyhow::Result<Vec<String>> {
+        let listed = self
+            .cluster
+            .tool("rbd", &["ls", pool, "--format", "json"], "")?;
+        parse(&listed).context("read the list of images")
+    }
+}
+
 impl Module for CephRbdImage {
     const NAME: &'static str = "ceph_rbd_image";
     const EXAMPLES: &'static str = r#"
@@ -189,11 +200,14 @@ impl Module for CephRbdImage {
         if desired.image.is_some() && !self.cluster.is_known() {
             return Ok(None);
         }
-        // The list, because a missing pool and a missing image have one and the same exit status.
-        let listed = self
-            .cluster
-            .tool("rbd", &["ls", &desired.pool, "--format", "json"], "")?;
-        let names: Vec<String> = parse(&listed).context("read the list of images")?;
+        // In check mode an earlier task may be about to make the pool. Otherwise creation says that there is none.
+        if desired.image.is_some() {
+            let map: OsdMap = self.cluster.ask(&["osd", "dump"])?;
+            if !map.pools.iter().any(|it| it.pool_name == desired.pool) {
+                return Ok(None);
+            }
+        }
+        let names = self.names(&desired.pool)?;
         let current = if names.contains(&desired.name) {
             let info = self
                 .cluster
@@ -220,6 +234,9 @@ impl Module for CephRbdImage {
         let bytes = |size: u64| format!("{size}B");
         match step {
             Step::Create(image) => {
+                if let Some((pool, _)) = self.spec.split_once('/') {
+                    self.names(pool)?;
+                }
                 let size = bytes(image.size);
                 let mut args = vec!["create", &self.spec, "--size", &size];
                 if let Some(pool) = &image.data_pool {

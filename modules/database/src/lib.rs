@@ -2,7 +2,8 @@
 //! replicated set, and SQL as steps.
 //!
 //! Neither protocol is spoken here, and no product's rules of promotion are: what counts as proof that nothing is lost differs for good reasons.
-//! MariaDB's modules take only the members: they ask their own server alone, through its client program, and the rest is Galera's.
+//! MariaDB speaks MySQL's protocol, so its modules of accounts and databases stand on `ondol-mysql`; those of its cluster take only the members from
+//! here: they ask their own server alone, through its client program, and the rest is Galera's.
 
 pub mod connection;
 pub mod member;

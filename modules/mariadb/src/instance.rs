@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use ondol_kit::{Invalid, Module, Notices, TextDiff};
 use ondol_machine::file;
 use schemars::JsonSchema;
@@ -19,7 +20,8 @@ use crate::settings::{self, Drift};
 /// Configure this machine's MariaDB server
 ///
 /// The server itself checks the configuration before it is written. A variable that can be set while the server runs is set; for the others the
-/// server is restarted if `allow_restart` says so. In a Galera cluster that is left to M(ondol.cloud.mariadb_galera_node).
+/// server is restarted if `allow_restart` says so; one that does not come up then gets its former configuration back. In a Galera cluster that is left
+/// to M(ondol.cloud.mariadb_galera_node).
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
@@ -151,7 +153,12 @@ fn plan(desired: &Desired, current: &Current) -> Vec<Step> {
 #[derive(Debug, Default)]
 pub struct Instance {
     notices: Notices,
+    /// The configuration that this run has replaced, to go back to.
+    former: Option<Former>,
 }
+
+/// The text of the file; `None`: there was none.
+type Former = Option<String>;
 
 impl Instance {
     const NAME: &'static str = "mariadb_instance";
@@ -171,6 +178,27 @@ fn until_it_answers(args: &[&str], patience: Duration) -> anyhow::Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
+}
+
+/// Restarts the server. One that does not come up gets the configuration back that it ran with.
+fn restart(former: Option<Former>, patience: Duration) -> anyhow::Result<()> {
+    let args = ["restart", UNIT];
+    let Err(error) = until_it_answers(&args, patience) else {
+        return Ok(());
+    };
+    let Some(former) = former else {
+        return Err(error);
+    };
+    let path = settings::path(FILE);
+    match former {
+        Some(text) => file::write(&path, &text, 0o644)?,
+        None => fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?,
+    }
+    let again = until_it_answers(&args, patience)
+        .map(|()| "it runs with the former settings again".to_owned())
+        .unwrap_or_else(|also| format!("nor does it with the former settings: {also:#}"));
+    let reason = format!("the server does not come up with them: {error:#}; {again}");
+    Err(Invalid::new("settings", reason).into())
 }
 
 impl Module for Instance {
@@ -232,12 +260,16 @@ impl Module for Instance {
 
     fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
         match step {
-            Step::WriteConfig { text, .. } => file::write(&settings::path(FILE), text, 0o644),
+            Step::WriteConfig { text, .. } => {
+                let path = settings::path(FILE);
+                self.former = Some(file::read(&path)?);
+                file::write(&path, text, 0o644)
+            }
             Step::SetVariable { name, value, .. } => {
                 settings::set(&Server::new(&settings::as_is()?), name, value)
             }
             Step::Start { patience } => until_it_answers(&["start", UNIT], *patience),
-            Step::Restart { patience, .. } => until_it_answers(&["restart", UNIT], *patience),
+            Step::Restart { patience, .. } => restart(self.former.take(), *patience),
         }
     }
 

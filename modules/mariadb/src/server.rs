@@ -122,6 +122,10 @@ impl Server {
         }
     }
 
+    pub(crate) fn socket(&self) -> PathBuf {
+        PathBuf::from(&self.socket)
+    }
+
     /// Rows of the last statement. Text goes in on standard input, so that no argument holds it. An error is the server's own.
     pub(crate) fn ask(&self, sql: &str) -> anyhow::Result<Asked<Vec<Vec<String>>>> {
         let deadline = Instant::now() + HANDSHAKE;

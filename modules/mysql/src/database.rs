@@ -5,6 +5,7 @@ use ondol_kit::{Invalid, Module};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::client::Client;
 use crate::server::{Found, NAME, Presence, Server, Statement, Target, run};
 use crate::sql::{check_name, identifier, literal};
 
@@ -34,6 +35,24 @@ pub struct Params {
 #[derive(Debug, Clone)]
 pub struct Desired {
     target: Target,
+    database: Wanted,
+}
+
+impl TryFrom<Params> for Desired {
+    type Error = Invalid;
+
+    fn try_from(params: Params) -> Result<Self, Invalid> {
+        let words = [params.character_set, params.collation];
+        Ok(Self {
+            database: Wanted::new(params.name, params.state, params.delete_data, words)?,
+            target: Target::new(params.server)?,
+        })
+    }
+}
+
+/// What is wanted of a database, in MySQL and in MariaDB alike.
+#[derive(Debug, Clone)]
+pub struct Wanted {
     name: String,
     state: Presence,
     delete_data: bool,
@@ -43,15 +62,16 @@ pub struct Desired {
 
 const BUILT_IN: [&str; 4] = ["information_schema", "mysql", "performance_schema", "sys"];
 
-impl TryFrom<Params> for Desired {
-    type Error = Invalid;
-
-    fn try_from(params: Params) -> Result<Self, Invalid> {
-        check_name(&params.name, NAME).map_err(|reason| Invalid::new("name", reason))?;
-        if BUILT_IN
-            .iter()
-            .any(|it| it.eq_ignore_ascii_case(&params.name))
-        {
+impl Wanted {
+    /// Of the parameters of these names.
+    pub fn new(
+        name: String,
+        state: Presence,
+        delete_data: bool,
+        [character_set, collation]: [Option<String>; 2],
+    ) -> Result<Self, Invalid> {
+        check_name(&name, NAME).map_err(|reason| Invalid::new("name", reason))?;
+        if BUILT_IN.iter().any(|it| it.eq_ignore_ascii_case(&name)) {
             return Err(Invalid::new("name", "belongs to the server"));
         }
         let word = |at: &'static str, word: Option<String>| match word {
@@ -64,12 +84,11 @@ impl TryFrom<Params> for Desired {
             word => Ok(word.map(|it| it.to_ascii_lowercase())),
         };
         Ok(Self {
-            target: Target::new(params.server)?,
-            name: params.name,
-            state: params.state,
-            delete_data: params.delete_data,
-            character_set: word("character_set", params.character_set)?,
-            collation: word("collation", params.collation)?,
+            name,
+            state,
+            delete_data,
+            character_set: word("character_set", character_set)?,
+            collation: word("collation", collation)?,
         })
     }
 }
@@ -108,86 +127,104 @@ impl Module for MysqlDatabase {
         let Some(mut client) = desired.target.open()? else {
             return Ok(Found::NoServer);
         };
-        let name = literal(&desired.name);
-        let rows = client
-            .query(&format!(
-                "SELECT DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME,
-                        (SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = {name})
-                 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = {name}"
-            ))
-            .with_context(|| format!("look up database {:?}", desired.name))?;
-        let Some(row) = rows.first() else {
-            return Ok(Found::Absent);
-        };
-        let database = Database {
-            character_set: row.text(0).to_owned(),
-            collation: row.text(1).to_owned(),
-            tables: row.text(2).parse().context("read a number of tables")?,
-        };
-        if desired.state == Presence::Absent && database.tables > 0 && !desired.delete_data {
-            return Err(Invalid::new(
-                "delete_data",
-                format!(
-                    "database {:?} holds {} tables: say delete_data: true if they may go",
-                    desired.name, database.tables
-                ),
-            )
-            .into());
-        }
-        Ok(Found::Present(database))
+        observe(&mut client, &desired.database)
     }
 
     fn plan(desired: &Desired, current: &Found<Database>) -> Vec<Statement> {
-        let (name, quoted) = (&desired.name, identifier(&desired.name));
-        let database = current.present();
-        if desired.state == Presence::Absent {
-            return database
-                .map(|it| {
-                    let tables = match it.tables {
-                        0 => String::new(),
-                        count => format!(" with its {count} tables"),
-                    };
-                    Statement::new(
-                        format!("drop database {name:?}{tables}"),
-                        format!("DROP DATABASE {quoted}"),
-                    )
-                })
-                .into_iter()
-                .collect();
-        }
-        let mut options = Vec::new();
-        if let Some(set) = &desired.character_set
-            && database.is_none_or(|it| it.character_set != *set)
-        {
-            options.push(format!("CHARACTER SET {set}"));
-        }
-        if let Some(collation) = &desired.collation
-            && database.is_none_or(|it| it.collation != *collation)
-        {
-            options.push(format!("COLLATE {collation}"));
-        }
-        let (says, sql) = match (database, options.is_empty()) {
-            (Some(_), true) => return Vec::new(),
-            (Some(_), false) => (
-                format!("alter database {name:?}: {}", options.join(", ")),
-                format!("ALTER DATABASE {quoted} {}", options.join(" ")),
-            ),
-            (None, true) => (
-                format!("create database {name:?}"),
-                format!("CREATE DATABASE {quoted}"),
-            ),
-            (None, false) => (
-                format!("create database {name:?}: {}", options.join(", ")),
-                format!("CREATE DATABASE {quoted} {}", options.join(" ")),
-            ),
-        };
-        vec![Statement::new(says, sql)]
+        plan(&desired.database, current)
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
         let target = self.target.as_ref().expect("observe comes first");
         run(step, &mut target.client()?)
     }
+}
+
+/// What the server has of it. One that shall go with its tables must be allowed to.
+pub fn observe(client: &mut Client, desired: &Wanted) -> anyhow::Result<Found<Database>> {
+    let name = literal(&desired.name);
+    let rows = client
+        .query(&format!(
+            "SELECT DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME,
+                    (SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = {name})
+             FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = {name}"
+        ))
+        .with_context(|| format!("look up database {:?}", desired.name))?;
+    let Some(row) = rows.first() else {
+        return Ok(Found::Absent);
+    };
+    let database = Database {
+        character_set: row.text(0).to_owned(),
+        collation: row.text(1).to_owned(),
+        tables: row.text(2).parse().context("read a number of tables")?,
+    };
+    if desired.state == Presence::Absent && database.tables > 0 && !desired.delete_data {
+        return Err(Invalid::new(
+            "delete_data",
+            format!(
+                "database {:?} holds {} tables: say delete_data: true if they may go",
+                desired.name, database.tables
+            ),
+        )
+        .into());
+    }
+    Ok(Found::Present(database))
+}
+
+pub fn plan(desired: &Wanted, current: &Found<Database>) -> Vec<Statement> {
+    let (name, quoted) = (&desired.name, identifier(&desired.name));
+    let database = current.present();
+    if desired.state == Presence::Absent {
+        return database
+            .map(|it| {
+                let tables = match it.tables {
+                    0 => String::new(),
+                    count => format!(" with its {count} tables"),
+                };
+                Statement::new(
+                    format!("drop database {name:?}{tables}"),
+                    format!("DROP DATABASE {quoted}"),
+                )
+            })
+            .into_iter()
+            .collect();
+    }
+    let mut options = Vec::new();
+    if let Some(set) = &desired.character_set
+        && database.is_none_or(|it| !same(&it.character_set, set))
+    {
+        options.push(format!("CHARACTER SET {set}"));
+    }
+    if let Some(collation) = &desired.collation
+        && database.is_none_or(|it| !same(&it.collation, collation))
+    {
+        options.push(format!("COLLATE {collation}"));
+    }
+    let (says, sql) = match (database, options.is_empty()) {
+        (Some(_), true) => return Vec::new(),
+        (Some(_), false) => (
+            format!("alter database {name:?}: {}", options.join(", ")),
+            format!("ALTER DATABASE {quoted} {}", options.join(" ")),
+        ),
+        (None, true) => (
+            format!("create database {name:?}"),
+            format!("CREATE DATABASE {quoted}"),
+        ),
+        (None, false) => (
+            format!("create database {name:?}: {}", options.join(", ")),
+            format!("CREATE DATABASE {quoted} {}", options.join(" ")),
+        ),
+    };
+    vec![Statement::new(says, sql)]
+}
+
+/// Servers of some versions call it `utf8`, of others `utf8mb3`, and take both.
+fn same(a: &str, b: &str) -> bool {
+    let short = |word: &str| match word.strip_prefix("utf8mb3") {
+        Some(rest) => format!("utf8{rest}"),
+        None => word.to_owned(),
+    };
+    short(a) == short(b)
 }
 
 #[cfg(test)]

@@ -68,6 +68,26 @@ impl GtidSet {
         }
         Self { runs }
     }
+
+    /// Each run: where it comes from (UUID and tag, which is usually empty), its first and its last number.
+    pub fn runs(&self) -> impl Iterator<Item = (&str, &str, u64, u64)> {
+        self.runs.iter().flat_map(|((uuid, tag), runs)| {
+            (runs.iter()).map(move |(first, last)| (uuid.as_str(), tag.as_str(), *first, *last))
+        })
+    }
+
+    /// With the transaction that the server of this UUID numbers next: the first number that is free.
+    #[must_use]
+    pub fn with_next_of(&self, uuid: &str) -> Self {
+        let origin = (uuid.to_ascii_lowercase(), String::new());
+        let next = match self.runs.get(&origin).and_then(|runs| runs.first()) {
+            Some((1, last)) => last + 1,
+            _ => 1,
+        };
+        self.plus(&Self {
+            runs: BTreeMap::from([(origin, vec![(next, next)])]),
+        })
+    }
 }
 
 /// Puts runs in order and joins those that touch.
@@ -267,6 +287,23 @@ mod tests {
             let (replica, source) = (set(replica), set(source));
             assert_eq!(short(&replica.minus(&source)), errant);
             assert_eq!(replica.is_subset(&source), errant.is_empty());
+        }
+    }
+
+    #[test]
+    fn runs_are_told_one_by_one_and_the_next_number_is_known() {
+        let told: Vec<_> = set("A:1-3:5,B:tag:7")
+            .runs()
+            .map(|(uuid, tag, first, last)| format!("{} {tag} {first} {last}", uuid == A))
+            .collect();
+        assert_eq!(told, ["true  1 3", "true  5 5", "false tag 7 7"]);
+        for (before, after) in [
+            ("A:1-3:5", "A:1-5"),
+            ("", "A:1"),
+            ("A:4", "A:1:4"),
+            ("B:1", "A:1,B:1"),
+        ] {
+            assert_eq!(short(&set(before).with_next_of(&A.to_uppercase())), after);
         }
     }
 

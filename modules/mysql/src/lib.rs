@@ -1,5 +1,9 @@
 //! MySQL 8.0 and newer: instances, users, databases, privileges, GTID replication and failover.
+//!
+//! MariaDB speaks the same protocol and nearly the same SQL: its modules of accounts, databases and privileges stand on [`client`], [`sql`],
+//! [`account`], [`database`] and [`privileges`].
 
+pub mod account;
 pub mod client;
 pub mod database;
 pub mod fence;

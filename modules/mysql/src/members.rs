@@ -224,7 +224,15 @@ pub fn ask(access: &Access, address: &str, port: u16) -> anyhow::Result<Seen> {
 /// Every member of a set starts closed to writes: one that comes back after a crash does not know whether another was promoted.
 /// `mysql_source` alone opens a server.
 pub fn role_file(semi_synchronous: bool) -> String {
+    role_file_leaving_out(semi_synchronous, "")
+}
+
+/// The same of a replica that leaves out the tables of a pattern; an empty one leaves out none.
+pub fn role_file_leaving_out(semi_synchronous: bool, pattern: &str) -> String {
     let mut parameters = Parameters::from([("super_read_only".to_owned(), "ON".to_owned())]);
+    if !pattern.is_empty() {
+        parameters.insert(LEAVE_OUT.to_owned(), pattern.to_owned());
+    }
     if semi_synchronous {
         // A server whose plugin is missing starts all the same.
         for (name, value) in SEMI_SYNCHRONOUS {
@@ -240,6 +248,8 @@ pub const SEMI_SYNCHRONOUS: [(&str, &str); 3] = [
     ("rpl_semi_sync_source_timeout", "4294967295"),
     ("rpl_semi_sync_source_wait_point", "AFTER_SYNC"),
 ];
+/// Its form in `SHOW` and in statements is in upper case.
+pub const LEAVE_OUT: &str = "replicate_wild_ignore_table";
 pub const SOURCE_ENABLED: &str = "rpl_semi_sync_source_enabled";
 
 /// The part of semi-synchronous replication that is in force here.

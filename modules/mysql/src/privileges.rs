@@ -101,12 +101,20 @@ impl Object {
             "EXECUTE",
             "LOCK TABLES",
         ];
+        // Those that only MariaDB knows, from some version on.
+        const MORE_TABLE: [&str; 1] = ["DELETE HISTORY"];
+        const MORE_DATABASE: [&str; 1] = ["SHOW CREATE ROUTINE"];
+        let known = |more: &[&'static str]| {
+            let known = more.iter().filter(|it| global.contains(**it));
+            known.copied().collect::<Vec<_>>()
+        };
+        let table = TABLE.into_iter().chain(known(&MORE_TABLE));
         match self {
             Self::Global => global.clone(),
-            Self::Database(_) => (TABLE.iter().chain(&DATABASE))
-                .map(|it| (*it).to_owned())
+            Self::Database(_) => (table.chain(DATABASE).chain(known(&MORE_DATABASE)))
+                .map(str::to_owned)
                 .collect(),
-            Self::Table(..) => TABLE.iter().map(|it| (*it).to_owned()).collect(),
+            Self::Table(..) => table.map(str::to_owned).collect(),
         }
     }
 }
@@ -153,19 +161,40 @@ const GRANT_OPTION: &str = "GRANT OPTION";
 #[derive(Debug, Clone)]
 pub struct Desired {
     target: Target,
-    name: String,
-    host: String,
-    privileges: BTreeMap<Object, BTreeSet<String>>,
+    wanted: Wanted,
 }
 
 impl TryFrom<Params> for Desired {
     type Error = Invalid;
 
     fn try_from(params: Params) -> Result<Self, Invalid> {
-        check_name(&params.name, USER_NAME).map_err(|reason| Invalid::new("name", reason))?;
-        check_name(&params.host, 255).map_err(|reason| Invalid::new("host", reason))?;
+        Ok(Self {
+            wanted: Wanted::new(params.name, &params.host, USER_NAME, params.privileges)?,
+            target: Target::new(params.server)?,
+        })
+    }
+}
+
+/// What an account shall be allowed to do, in MySQL and in MariaDB alike.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    name: String,
+    host: String,
+    privileges: BTreeMap<Object, BTreeSet<String>>,
+}
+
+impl Wanted {
+    /// Of the parameters of these names. `characters`: how many the server takes for a user's name.
+    pub fn new(
+        name: String,
+        host: &str,
+        characters: usize,
+        given: BTreeMap<String, Vec<String>>,
+    ) -> Result<Self, Invalid> {
+        check_name(&name, characters).map_err(|reason| Invalid::new("name", reason))?;
+        check_name(host, 255).map_err(|reason| Invalid::new("host", reason))?;
         let mut privileges: BTreeMap<Object, BTreeSet<String>> = BTreeMap::new();
-        for (on, words) in params.privileges {
+        for (on, words) in given {
             let at = format!("privileges.{on}");
             let object = Object::parse(&on).map_err(|reason| Invalid::new(at.clone(), reason))?;
             let set = privileges.entry(object).or_default();
@@ -187,11 +216,25 @@ impl TryFrom<Params> for Desired {
         }
         privileges.retain(|_, set| !set.is_empty());
         Ok(Self {
-            target: Target::new(params.server)?,
-            name: params.name,
-            host: params.host.to_ascii_lowercase(),
+            name,
+            host: host.to_ascii_lowercase(),
             privileges,
         })
+    }
+
+    /// What the account has of it.
+    pub fn observe(&self, client: &mut Client) -> anyhow::Result<Found<Granted>> {
+        granted(client, &self.name, &self.host)
+            .with_context(|| format!("look up what {} may do", account(&self.name, &self.host)))
+            .map(|found| found.map_or(Found::Absent, Found::Present))
+    }
+
+    pub fn plan(&self, current: &Found<Granted>) -> Vec<Statement> {
+        statements(
+            &account(&self.name, &self.host),
+            &self.privileges,
+            current.present().unwrap_or(&Granted::default()),
+        )
     }
 }
 
@@ -234,22 +277,11 @@ impl Module for MysqlPrivileges {
         let Some(mut client) = desired.target.open()? else {
             return Ok(Found::NoServer);
         };
-        granted(&mut client, &desired.name, &desired.host)
-            .with_context(|| {
-                format!(
-                    "look up what {} may do",
-                    account(&desired.name, &desired.host)
-                )
-            })
-            .map(|found| found.map_or(Found::Absent, Found::Present))
+        desired.wanted.observe(&mut client)
     }
 
     fn plan(desired: &Desired, current: &Found<Granted>) -> Vec<Statement> {
-        statements(
-            &account(&desired.name, &desired.host),
-            &desired.privileges,
-            current.present().unwrap_or(&Granted::default()),
-        )
+        desired.wanted.plan(current)
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
@@ -268,8 +300,10 @@ fn granted(client: &mut Client, name: &str, host: &str) -> anyhow::Result<Option
     if there == "0" {
         return Ok(None);
     }
+    // MariaDB does not know it.
+    let revokes = client.query("SHOW GLOBAL VARIABLES LIKE 'partial_revokes'")?;
     let mut granted = Granted {
-        literal_names: client.value("SELECT @@GLOBAL.partial_revokes")? == "1",
+        literal_names: revokes.iter().any(|row| row.text(1) == "ON"),
         ..Granted::default()
     };
     // The first column of these is the name, in lower case but for the dynamic ones.

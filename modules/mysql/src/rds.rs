@@ -1,8 +1,13 @@
 //! `mysql_rds_replication`: an Amazon RDS instance follows this machine's server. RDS takes no statements about replication, only calls of its own
 //! procedures: <https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/mysql-stored-proc-replicating.html>.
 //!
-//! It does not make the RDS instance, load its first data, or make the account of replication. The way back is `mysql_replication` with RDS as its
-//! source.
+//! It does not make the RDS instance (`mysql_rds_instance`), load its first data (`mysql_rds_load`), or make the account of replication. The way back
+//! is `mysql_replication` with RDS as its source.
+
+pub mod api;
+pub mod instance;
+pub mod load;
+mod procedures;
 
 use std::fmt;
 use std::thread::sleep;
@@ -17,6 +22,8 @@ use crate::client::Client;
 use crate::gtid::GtidSet;
 use crate::local::{self, State};
 use crate::members::{Follows, describe, require_gtid};
+use crate::rds::procedures::{Procedure, call, procedure};
+use crate::replication::wait_for;
 use crate::server::{Server, Target, USER_NAME, usual_port};
 use crate::sql::{check_name, literal};
 
@@ -50,7 +57,7 @@ pub enum Wish {
     Running,
     /// It knows its source, and does not replicate.
     Stopped,
-    /// It knows no source and is a server of its own.
+    /// It knows no source and is a server of its own. If this machine's server is closed to writes, RDS has all of its data then: so it takes over.
     Absent,
 }
 
@@ -115,11 +122,14 @@ impl TryFrom<Params> for Desired {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Current {
     follows: Option<Follows>,
+    /// This machine's server is closed to writes, and RDS lacks some of what it has.
+    behind: bool,
 }
 
 /// One act.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    CatchUp,
     Stop,
     Reset,
     Set(Box<Source>),
@@ -129,6 +139,7 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::CatchUp => f.write_str("wait until RDS has all of this closed server's data"),
             Self::Stop => f.write_str("stop replication on RDS"),
             Self::Reset => f.write_str("let RDS forget its source"),
             Self::Set(source) => write!(
@@ -185,10 +196,21 @@ impl Module for MysqlRdsReplication {
             let source = describe(&mut source)?;
             require_gtid(&source).context("the source")?;
             require_gtid(&rds).context("RDS")?;
+            if let Some(mark) = load::read_mark(&mut client)? {
+                anyhow::ensure!(
+                    mark.done,
+                    "the load of RDS has not come to its end: run ondol.cloud.mysql_rds_load again"
+                );
+                let uncounted = mark.snapshot.minus(&rds.executed);
+                anyhow::ensure!(
+                    uncounted.is_empty(),
+                    "RDS was loaded with {uncounted} and does not count them as executed: they would come a second time"
+                );
+            }
             let lost = source.purged.minus(&rds.executed);
             anyhow::ensure!(
                 lost.is_empty(),
-                "RDS lacks {lost}, which the source no longer has: load a dump first (mysqldump --single-transaction --set-gtid-purged=ON)"
+                "RDS lacks {lost}, which the source no longer has: load it first with ondol.cloud.mysql_rds_load"
             );
             self.notices = Notices {
                 warnings: warning(&rds.executed.minus(&source.executed))
@@ -197,8 +219,22 @@ impl Module for MysqlRdsReplication {
                 ..Notices::default()
             };
         }
+        let mut behind = false;
+        if desired.wanted == Wanted::Absent
+            && let Some(follows) = &rds.follows
+            && let State::Running(mut source) = local::place()?.state()?
+        {
+            let source = describe(&mut source)?;
+            let missing = source.executed.minus(&rds.executed);
+            behind = !source.writable && !missing.is_empty();
+            anyhow::ensure!(
+                !behind || (follows.receiver.runs() && follows.applier.runs()),
+                "RDS lacks {missing}, which this closed server has, and does not replicate: say state: running first"
+            );
+        }
         Ok(Current {
             follows: rds.follows,
+            behind,
         })
     }
 
@@ -209,8 +245,9 @@ impl Module for MysqlRdsReplication {
         match &desired.wanted {
             Wanted::Stopped => stop.into_iter().collect(),
             Wanted::Absent => {
+                let wait = current.behind.then_some(Step::CatchUp);
                 let reset = follows.is_some().then_some(Step::Reset);
-                stop.into_iter().chain(reset).collect()
+                wait.into_iter().chain(stop).chain(reset).collect()
             }
             Wanted::Running(source) if follows.is_some_and(|it| is_as_wanted(it, source)) => {
                 let both = follows.is_some_and(|it| it.receiver.runs() && it.applier.runs());
@@ -230,6 +267,10 @@ impl Module for MysqlRdsReplication {
         // The procedures wait for the replica's threads themselves.
         client.set_patience(Duration::from_secs(120))?;
         match step {
+            Step::CatchUp => {
+                let here = describe(&mut local::place()?.client()?)?;
+                wait_for(&mut client, &here.executed, CATCH_UP).context("wait for RDS")
+            }
             Step::Stop => call(&mut client, Procedure::Stop, ""),
             Step::Reset => call(&mut client, Procedure::Reset, ""),
             Step::Set(source) => {
@@ -268,57 +309,12 @@ fn is_as_wanted(follows: &Follows, source: &Source) -> bool {
 
 fn warning(errant: &GtidSet) -> Option<String> {
     (!errant.is_empty()).then(|| {
-        format!("RDS has transactions that the source has not, so that the source could not follow RDS: {errant}")
+        format!("RDS has transactions that the source has not, and that would come here if this server followed RDS: {errant}")
     })
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Procedure {
-    Set,
-    Start,
-    Stop,
-    Reset,
-}
-
-impl Procedure {
-    /// From 8.4 on, and up to 8.0.
-    fn names(self) -> [&'static str; 2] {
-        match self {
-            Self::Set => [
-                "rds_set_external_source_with_auto_position",
-                "rds_set_external_master_with_auto_position",
-            ],
-            Self::Start => ["rds_start_replication"; 2],
-            Self::Stop => ["rds_stop_replication"; 2],
-            Self::Reset => ["rds_reset_external_source", "rds_reset_external_master"],
-        }
-    }
-}
-
-/// The name that this server has for it.
-fn procedure(client: &mut Client, procedure: Procedure) -> anyhow::Result<&'static str> {
-    let rows = client.query(
-        "SELECT ROUTINE_NAME FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = 'mysql' AND ROUTINE_TYPE = 'PROCEDURE'",
-    )?;
-    let names = procedure.names();
-    names
-        .into_iter()
-        .find(|name| rows.iter().any(|row| row.text(0) == *name))
-        .with_context(|| {
-            format!(
-                "MySQL {} there has no procedure mysql.{}: it is no RDS instance, or the user is not its master user",
-                client.version, names[0]
-            )
-        })
-}
-
-fn call(client: &mut Client, what: Procedure, arguments: &str) -> anyhow::Result<()> {
-    let name = procedure(client, what)?;
-    client
-        .run(&format!("CALL mysql.{name}({arguments})"))
-        .with_context(|| format!("call mysql.{name}"))
-}
-
+/// How long RDS may take for what it lacks of a server that is closed.
+const CATCH_UP: Duration = Duration::from_secs(600);
 /// How long RDS may take to reach its source.
 const CONNECT: Duration = Duration::from_secs(60);
 
@@ -360,10 +356,24 @@ mod tests {
     }
 
     fn lines(state: &str, follows: Option<Follows>) -> Vec<String> {
-        MysqlRdsReplication::plan(&desired(state), &Current { follows })
+        let current = Current {
+            follows,
+            behind: false,
+        };
+        MysqlRdsReplication::plan(&desired(state), &current)
             .iter()
             .map(ToString::to_string)
             .collect()
+    }
+
+    #[test]
+    fn rds_takes_over_with_all_of_a_closed_server() {
+        let current = Current {
+            follows: follows("10.0.0.1", "Yes"),
+            behind: true,
+        };
+        let steps = MysqlRdsReplication::plan(&desired("absent"), &current);
+        assert_eq!(steps, [Step::CatchUp, Step::Stop, Step::Reset]);
     }
 
     fn follows(host: &str, state: &str) -> Option<Follows> {

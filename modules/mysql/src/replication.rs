@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub(crate) use self::io::wait_for;
-use self::io::{copy, follow, has_clone};
+use self::io::{copy, follow, has_clone, leave_out, left_out};
 use self::plan::{Verdict, decide};
 use crate::fence::{close, yes};
 use crate::local::{self, State};
@@ -36,9 +36,13 @@ pub struct Params {
     /// Whether commits of the source wait until a replica has them.
     #[serde(default = "yes")]
     semi_synchronous: bool,
-    /// When this server's data may be replaced by a copy of the source's.
+    /// When this server's data may be replaced by a copy of the source's. Amazon RDS gives no copy: V(never).
     #[serde(default)]
     copy: Copy,
+    /// Leaves out what the source writes to its own schema C(mysql): accounts, and Amazon RDS's housekeeping. Needed to follow RDS, which writes there
+    /// all the time what no other server has.
+    #[serde(default)]
+    leave_out_system_tables: bool,
 }
 
 /// A server to follow.
@@ -72,6 +76,8 @@ pub struct Desired {
     access: Access,
     semi_synchronous: bool,
     copy: Copy,
+    /// Pattern of the tables to leave out; empty for none.
+    leave_out: &'static str,
 }
 
 impl TryFrom<Params> for Desired {
@@ -90,6 +96,11 @@ impl TryFrom<Params> for Desired {
             access: Access::new(params.replication)?,
             semi_synchronous: params.semi_synchronous,
             copy: params.copy,
+            leave_out: if params.leave_out_system_tables {
+                "mysql.%"
+            } else {
+                ""
+            },
         })
     }
 }
@@ -109,6 +120,8 @@ pub struct Present {
     file: String,
     semi_sync: SemiSync,
     clone_loaded: bool,
+    /// As `Desired::leave_out`.
+    leaves_out: String,
 }
 
 /// One act.
@@ -117,6 +130,7 @@ pub enum Step {
     CloseAtStart { text: String },
     Close,
     SetSemiSync,
+    LeaveOut { pattern: &'static str },
     Copy { from: String, why: String },
     Follow { source: String, why: String },
 }
@@ -129,6 +143,8 @@ impl fmt::Display for Step {
             }
             Self::Close => f.write_str("close the server to writes"),
             Self::SetSemiSync => f.write_str("confirm to the source what was received"),
+            Self::LeaveOut { pattern: "" } => f.write_str("leave out no table"),
+            Self::LeaveOut { pattern } => write!(f, "leave out the tables {pattern}"),
             Self::Copy { from, why } => write!(f, "replace the data by a copy of {from}'s: {why}"),
             Self::Follow { source, why } => write!(f, "follow {source}: {why}"),
         }
@@ -152,6 +168,19 @@ impl Module for MysqlReplication {
     replication:
       password: "{{ vault_mysql_replication_password }}"
       ca_file: /etc/mysql/ca.pem
+  become: true
+
+- name: The way back, after RDS took the writes
+  ondol.cloud.mysql_replication:
+    source:
+      address: "{{ rds_endpoint }}"
+    replication:
+      password: "{{ vault_mysql_replication_password }}"
+      tls: identity
+      ca_file: /etc/mysql/rds-global-bundle.pem
+    semi_synchronous: false
+    copy: never
+    leave_out_system_tables: true
   become: true
 "#;
     /// A server that was copied to is looked at again: its source may have gone on meanwhile.
@@ -188,6 +217,7 @@ impl Module for MysqlReplication {
         let present = Present {
             semi_sync: semi_sync(&mut client)?,
             clone_loaded: has_clone(&mut client)?,
+            leaves_out: left_out(&mut client)?,
             file: read_role_file()?,
             me,
             source,
@@ -218,6 +248,7 @@ impl Module for MysqlReplication {
             Step::CloseAtStart { text } => write_role_file(text),
             Step::Close => close(&place),
             Step::SetSemiSync => set_semi_sync(&mut place.client()?),
+            Step::LeaveOut { pattern } => leave_out(&mut place.client()?, pattern),
             Step::Copy { .. } => copy(&place, &desired),
             Step::Follow { .. } => follow(&mut place.client()?, &desired),
         }

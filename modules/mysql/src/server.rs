@@ -36,12 +36,13 @@ pub struct Server {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TlsMode {
-    /// By a certificate that the authority in C(ca_file) signed, for whatever name: those that MySQL makes for itself name no host.
+    /// By a certificate that the authority in C(ca_file) signed, for whatever name: those that a server makes for itself name no host.
     #[default]
     Authority,
     /// By a certificate that the authority in C(ca_file) signed for the host.
     Identity,
-    /// Not at all, and not encrypted. It works only while the server has the password in its cache: the password itself is never sent.
+    /// Not at all, and not encrypted. The password itself is never sent: with C(caching_sha2_password) it works only while the server has it in its
+    /// cache.
     Off,
 }
 

@@ -216,6 +216,9 @@ impl Module for MysqlSource {
   become: true
 "#;
 
+    /// A server that is promoted may have replicas of its own already, which are seen when it follows nobody any more.
+    const ROUNDS: usize = 2;
+
     type Params = Params;
     type Desired = Desired;
     type Current = Current;

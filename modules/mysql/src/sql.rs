@@ -52,7 +52,7 @@ pub fn check_name(name: &str, characters: usize) -> Result<(), String> {
     let length = name.chars().count();
     if length > characters {
         return Err(format!(
-            "{name:?} is {length} characters long; MySQL takes {characters}"
+            "{name:?} is {length} characters long; the server takes {characters}"
         ));
     }
     Ok(())

@@ -6,21 +6,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::local::{self, State};
 use crate::members::{Thread, describe, semi_sync};
+use crate::server::{self, Target};
 
-/// Tell the role and the progress of this machine's MySQL server
+/// Tell the role and the progress of a MySQL server
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Params {}
+pub struct Params {
+    /// A server that is reached over TCP, such as an RDS instance, in place of the one on this machine.
+    server: Option<server::Server>,
+}
 
 /// `Params` after checking.
 #[derive(Debug, Clone)]
-pub struct Desired;
+pub struct Desired {
+    target: Target,
+}
 
 impl TryFrom<Params> for Desired {
     type Error = Invalid;
 
-    fn try_from(_: Params) -> Result<Self, Invalid> {
-        Ok(Self)
+    fn try_from(params: Params) -> Result<Self, Invalid> {
+        Ok(Self {
+            target: Target::new(params.server)?,
+        })
     }
 }
 
@@ -96,17 +104,30 @@ impl Probe for MysqlStatus {
   ondol.cloud.mysql_status:
   become: true
   register: status
+
+- name: How far RDS is behind
+  ondol.cloud.mysql_status:
+    server:
+      host: "{{ rds_endpoint }}"
+      user: admin
+      password: "{{ vault_rds_password }}"
+      tls: identity
+      ca_file: /etc/ssl/certs/rds-global-bundle.pem
+  register: rds
 "#;
 
     type Params = Params;
     type Desired = Desired;
     type Answer = Answer;
 
-    fn probe(&mut self, _: &Desired) -> anyhow::Result<Finding<Answer>> {
-        let mut client = match local::place()?.state()? {
-            State::Absent => return Ok(Finding::good(Answer::of(Role::Absent))),
-            State::Stopped => return Ok(Finding::good(Answer::of(Role::Stopped))),
-            State::Running(client) => client,
+    fn probe(&mut self, desired: &Desired) -> anyhow::Result<Finding<Answer>> {
+        let mut client = match &desired.target {
+            Target::Local => match local::place()?.state()? {
+                State::Absent => return Ok(Finding::good(Answer::of(Role::Absent))),
+                State::Stopped => return Ok(Finding::good(Answer::of(Role::Stopped))),
+                State::Running(client) => *client,
+            },
+            remote @ Target::Remote { .. } => remote.client()?,
         };
         let server = describe(&mut client)?;
         let role = match (&server.follows, server.writable) {

@@ -1,15 +1,14 @@
 //! `mysql_user`: an account and how it logs in. Its privileges are `mysql_privileges`.
 
-use std::fmt::Write as _;
-
 use anyhow::Context as _;
 use ondol_kit::{Invalid, Module, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::account::{Account, Login, LoginBy, User, Wanted};
 use crate::server::{Found, Presence, Server, Statement, Target, USER_NAME, run};
 use crate::sha2;
-use crate::sql::{account, check_name, hexadecimal, literal, unhex};
+use crate::sql::{hexadecimal, literal, unhex};
 
 /// Manage a MySQL account
 ///
@@ -49,92 +48,47 @@ fn everywhere() -> String {
 #[derive(Debug, Clone)]
 pub struct Desired {
     target: Target,
-    name: String,
-    host: String,
-    /// `None`: it shall not exist.
-    wanted: Option<Wanted>,
+    account: Account,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Wanted {
-    login: Option<LoginBy>,
-    require_tls: Option<bool>,
-    locked: Option<bool>,
-    max_connections: Option<u32>,
-}
-
-#[derive(Debug, Clone)]
-enum LoginBy {
-    Password {
-        given: Secret,
-        /// As SQL writes what is stored, made with a new salt: chance has no place in `plan`.
-        stored: Secret,
-    },
-    Socket,
-}
+/// The server's limit for a password: MAX_PLAINTEXT_LENGTH of caching_sha2_password.
+const PASSWORD_BYTES: usize = 256;
 
 impl TryFrom<Params> for Desired {
     type Error = Invalid;
 
     fn try_from(params: Params) -> Result<Self, Invalid> {
-        check_name(&params.name, USER_NAME).map_err(|reason| Invalid::new("name", reason))?;
-        check_name(&params.host, 255).map_err(|reason| Invalid::new("host", reason))?;
         if params.name.starts_with("mysql.") {
             return Err(Invalid::new(
                 "name",
                 "users that begin with \"mysql.\" belong to the server",
             ));
         }
-        let login = match (params.password, params.auth_socket) {
-            (Some(_), true) => {
-                return Err(Invalid::new(
-                    "password",
-                    "cannot be given together with auth_socket",
-                ));
-            }
-            (Some(given), false) => {
-                // The server's limit: MAX_PLAINTEXT_LENGTH of caching_sha2_password.
-                if given.expose().is_empty() || given.expose().len() > 256 {
-                    return Err(Invalid::new("password", "must have 1 to 256 bytes"));
-                }
-                if given.expose().contains('\0') {
-                    return Err(Invalid::new("password", "must not hold a NUL"));
-                }
-                Some(LoginBy::Password {
-                    stored: Secret::new(hexadecimal(&sha2::verifier(given.expose()))),
-                    given,
-                })
-            }
-            (None, true) => Some(LoginBy::Socket),
-            (None, false) => None,
-        };
-        let wanted = match params.state {
-            Presence::Absent => None,
-            Presence::Present => Some(Wanted {
-                login,
-                require_tls: params.require_tls,
-                locked: params.locked,
-                max_connections: params.max_connections,
+        let by = LoginBy::new(params.password, params.auth_socket, PASSWORD_BYTES)?;
+        let wanted = Wanted {
+            login: by.map(|by| Login {
+                clause: clause(&by),
+                by,
             }),
+            require_tls: params.require_tls,
+            locked: params.locked,
+            max_connections: params.max_connections,
         };
         Ok(Self {
+            account: Account::new(params.name, &params.host, USER_NAME, params.state, wanted)?,
             target: Target::new(params.server)?,
-            name: params.name,
-            // The server keeps it so.
-            host: params.host.to_ascii_lowercase(),
-            wanted,
         })
     }
 }
 
-/// The account as it is, as far as it is asked for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct User {
-    /// Whether it logs in as wanted, the password included.
-    login_fits: bool,
-    requires_tls: bool,
-    locked: bool,
-    max_connections: u32,
+fn clause(by: &LoginBy) -> Secret {
+    Secret::new(match by {
+        LoginBy::Password(given) => format!(
+            "IDENTIFIED WITH caching_sha2_password AS {}",
+            hexadecimal(&sha2::verifier(given.expose()))
+        ),
+        LoginBy::Socket => "IDENTIFIED WITH auth_socket".to_owned(),
+    })
 }
 
 /// The module.
@@ -165,32 +119,25 @@ impl Module for MysqlUser {
         let Some(mut client) = desired.target.open()? else {
             return Ok(Found::NoServer);
         };
+        let account = &desired.account;
         let rows = client
             .query(&format!(
                 "SELECT plugin, HEX(authentication_string), ssl_type, account_locked, max_user_connections
                  FROM mysql.user WHERE User = {} AND Host = {}",
-                literal(&desired.name),
-                literal(&desired.host)
+                literal(&account.name),
+                literal(&account.host)
             ))
-            .with_context(|| format!("look up {}", account(&desired.name, &desired.host)))?;
+            .with_context(|| format!("look up {}", account.quoted()))?;
         let Some(row) = rows.first() else {
-            let wanted = desired.wanted.as_ref();
-            if wanted.is_some_and(|it| it.login.is_none() && it.locked == Some(false)) {
-                return Err(Invalid::new(
-                    "password",
-                    "is needed for a new account that is not locked",
-                )
-                .into());
-            }
+            account.check_new()?;
             return Ok(Found::Absent);
         };
-        let login = desired.wanted.as_ref().and_then(|it| it.login.as_ref());
         let stored = unhex(row.text(1)).unwrap_or_default();
         Ok(Found::Present(User {
-            login_fits: match login {
+            login_fits: match account.login() {
                 None => true,
                 Some(LoginBy::Socket) => row.text(0) == "auth_socket" && stored.is_empty(),
-                Some(LoginBy::Password { given, .. }) => {
+                Some(LoginBy::Password(given)) => {
                     row.text(0) == "caching_sha2_password" && sha2::matches(&stored, given.expose())
                 }
             },
@@ -201,71 +148,7 @@ impl Module for MysqlUser {
     }
 
     fn plan(desired: &Desired, current: &Found<User>) -> Vec<Statement> {
-        let who = account(&desired.name, &desired.host);
-        let Some(wanted) = &desired.wanted else {
-            return match current {
-                Found::Present(_) => vec![Statement::new(
-                    format!("drop user {who}"),
-                    format!("DROP USER {who}"),
-                )],
-                Found::Absent | Found::NoServer => Vec::new(),
-            };
-        };
-        let user = current.present();
-        let act = if user.is_some() { "ALTER" } else { "CREATE" };
-        let mut says = Vec::new();
-        let mut sql = format!("{act} USER {who}");
-        let mut secret = false;
-        if !user.is_some_and(|it| it.login_fits) {
-            match &wanted.login {
-                Some(LoginBy::Password { stored, .. }) => {
-                    says.push("its password".to_owned());
-                    let _ = write!(
-                        sql,
-                        " IDENTIFIED WITH caching_sha2_password AS {}",
-                        stored.expose()
-                    );
-                    secret = true;
-                }
-                Some(LoginBy::Socket) => {
-                    says.push("auth_socket".to_owned());
-                    sql += " IDENTIFIED WITH auth_socket";
-                }
-                None => {}
-            }
-        }
-        if let Some(tls) = wanted.require_tls
-            && tls != user.is_some_and(|it| it.requires_tls)
-        {
-            let word = if tls { "SSL" } else { "NONE" };
-            says.push(format!("REQUIRE {word}"));
-            let _ = write!(sql, " REQUIRE {word}");
-        }
-        if let Some(most) = wanted.max_connections
-            && most != user.map_or(0, |it| it.max_connections)
-        {
-            says.push(format!("MAX_USER_CONNECTIONS {most}"));
-            let _ = write!(sql, " WITH MAX_USER_CONNECTIONS {most}");
-        }
-        // Without a password it would be open to everybody.
-        let open = user.is_none() && wanted.login.is_none();
-        if let Some(locked) = wanted.locked.or(open.then_some(true))
-            && locked != user.is_some_and(|it| it.locked)
-        {
-            let word = if locked { "LOCK" } else { "UNLOCK" };
-            says.push(format!("ACCOUNT {word}"));
-            let _ = write!(sql, " ACCOUNT {word}");
-        }
-        if says.is_empty() {
-            return Vec::new();
-        }
-        let line = format!("{} user {who}: {}", act.to_lowercase(), says.join(", "));
-        let statement = Statement::new(line, sql);
-        vec![if secret {
-            statement.secret()
-        } else {
-            statement
-        }]
+        desired.account.plan(current)
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {

@@ -20,6 +20,7 @@ use ondol_mysql::fence::MysqlFence;
 use ondol_mysql::instance::MysqlInstance;
 use ondol_mysql::privileges::MysqlPrivileges;
 use ondol_mysql::rds::MysqlRdsReplication;
+use ondol_mysql::rds::load::MysqlRdsLoad;
 use ondol_mysql::replication::MysqlReplication;
 use ondol_mysql::source::MysqlSource;
 use ondol_mysql::status::MysqlStatus;
@@ -37,6 +38,7 @@ fn answers_a_call() {
         Entry::module::<MysqlFence>(),
         Entry::module::<MysqlInstance>(),
         Entry::module::<MysqlPrivileges>(),
+        Entry::module::<MysqlRdsLoad>(),
         Entry::module::<MysqlRdsReplication>(),
         Entry::module::<MysqlReplication>(),
         Entry::module::<MysqlSource>(),
@@ -395,23 +397,6 @@ impl Pair {
     }
 }
 
-/// The procedures of RDS for MySQL 8.4 and newer, as far as the documentation says what they do. None of them writes a transaction of its own.
-const RDS: &str = r"
-STOP REPLICA; RESET REPLICA ALL; SET GLOBAL super_read_only = OFF; SET sql_log_bin = OFF; USE mysql;
-DELIMITER //
-CREATE PROCEDURE rds_set_external_source_with_auto_position(host VARCHAR(255), port INT, user VARCHAR(32), password VARCHAR(255), tls INT, delay INT)
-BEGIN
-  SET @change = CONCAT('CHANGE REPLICATION SOURCE TO SOURCE_HOST = ', QUOTE(host), ', SOURCE_PORT = ', port, ', SOURCE_USER = ', QUOTE(user),
-    ', SOURCE_PASSWORD = ', QUOTE(password), ', SOURCE_SSL = ', tls, ', SOURCE_DELAY = ', delay, ', SOURCE_AUTO_POSITION = 1');
-  PREPARE change_source FROM @change; EXECUTE change_source; DEALLOCATE PREPARE change_source; SET @change = NULL;
-END//
-CREATE PROCEDURE rds_start_replication() BEGIN START REPLICA; SELECT 'Replica running normally.' AS Message; END//
-CREATE PROCEDURE rds_stop_replication() BEGIN STOP REPLICA; SELECT 'Replica is down or disabled.' AS Message; END//
-CREATE PROCEDURE rds_reset_external_source() BEGIN RESET REPLICA ALL; SELECT 'message' AS Message; END//
-DELIMITER ;
-SET GLOBAL super_read_only = ON;
-";
-
 /// Commits numbered rows wherever it is let, and sees who takes writes.
 struct Load {
     acknowledged: Mutex<Vec<u64>>,
@@ -700,62 +685,219 @@ fn a_set_is_made_switched_over_and_failed_over_without_losing_a_row() {
         .to_string();
     assert!(!reply.contains("replicate '"), "{reply}");
     say("the set is done");
+}
 
+/// Makes a server a stand-in of RDS.
+const RDS: &str = include_str!("support/rds.sql");
+
+#[test]
+fn rds_is_loaded_follows_takes_over_and_is_followed() {
+    let Some(pair) = Pair::start("mysql-rds") else {
+        return;
+    };
+    let site = &pair.site;
+    let began = Instant::now();
+    let say = |what: &str| eprintln!("{:6.1} s  {what}", began.elapsed().as_secs_f64());
+    site.converges("db1", "mysql_instance", &Pair::instance("1"));
     // The second server plays RDS.
-    pair.in_step("db1", "db2");
-    let local = json!({"semi_synchronous": false});
+    site.converges("db2", "mysql_instance", &Pair::instance("2"));
     let mut source = pair.source("db1");
-    source["semi_synchronous"] = local["semi_synchronous"].clone();
+    source["members"] = json!([{"name": "db1", "address": site.address("db1")}]);
     site.converges("db1", "mysql_source", &source);
-    site.converges(
-        "db1",
-        "mysql_user",
-        &json!({"name": "admin", "password": "master", "require_tls": true}),
+    for sql in [
+        "CREATE DATABASE app; CREATE TABLE app.rows_ (n BIGINT PRIMARY KEY, word VARCHAR(600)); SET SESSION cte_max_recursion_depth = 200000;
+         INSERT INTO app.rows_ WITH RECURSIVE n AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM n WHERE n < 100000)
+           SELECT n, REPEAT('it''s a \\\\ \u{be44}', 40) FROM n",
+        "CREATE VIEW app.some AS SELECT n FROM app.rows_ WHERE n < 10",
+        "CREATE TABLE app.words (word TEXT); CREATE TRIGGER app.said AFTER INSERT ON app.words FOR EACH ROW SET @said = NEW.word",
+    ] {
+        site.sql("db1", sql);
+    }
+    let server = json!({"host": site.address("db2"), "user": "admin", "password": "master", "tls": "identity", "ca_file": "/etc/mysql/ca.pem"});
+    let follow = json!({"server": server, "source": {"address": site.address("db1"), "user": "replicator", "password": PASSWORD}});
+    let load = json!({"server": server, "databases": ["app"]});
+
+    // A server like any other is none of RDS.
+    site.sql("db2", "SET sql_log_bin = OFF; CREATE USER admin IDENTIFIED BY 'master'; GRANT ALL ON *.* TO admin");
+    for (module, args, words) in [
+        (
+            "mysql_rds_replication",
+            &follow,
+            "has no procedure mysql.rds_start_replication",
+        ),
+        (
+            "mysql_rds_load",
+            &load,
+            "has no procedure mysql.rds_set_external_source_gtid_purged",
+        ),
+    ] {
+        let refusal = site.refusal("db1", module, args);
+        assert!(refusal.contains(words), "{refusal}");
+    }
+    site.sql(
+        "db2",
+        &format!("SET sql_log_bin = OFF; DROP USER admin;\n{RDS}"),
     );
-    site.converges(
-        "db1",
-        "mysql_privileges",
-        &json!({"name": "admin", "privileges":
-        {"*.*": ["REPLICATION CLIENT"], "mysql.*": ["EXECUTE", "SELECT"]}}),
+
+    // What is not of a load is kept; what cannot be in a snapshot is named.
+    site.sql(
+        "db2",
+        "CREATE DATABASE app; CREATE TABLE app.theirs (n INT)",
     );
-    pair.in_step("db1", "db2");
-    let rds = json!({
-        "server": {"host": site.address("db2"), "user": "admin", "password": "master", "tls": "identity", "ca_file": "/etc/mysql/ca.pem"},
-        "source": {"address": site.address("db1"), "user": "replicator", "password": PASSWORD},
-    });
-    let refusal = site.refusal("db1", "mysql_rds_replication", &rds);
+    let refusal = site.refusal("db1", "mysql_rds_load", &load);
     assert!(
-        refusal.contains("has no procedure mysql.rds_start_replication"),
+        refusal.contains("RDS has \"app\" already: say replace: true"),
         "{refusal}"
     );
-    site.sql("db2", RDS);
+    site.sql("db2", "DROP DATABASE app");
+    site.sql("db1", "CREATE TABLE app.old (n INT) ENGINE = MyISAM");
+    let refusal = site.refusal("db1", "mysql_rds_load", &load);
+    assert!(
+        refusal.contains("not InnoDB's") && refusal.contains("app.old (MyISAM)"),
+        "{refusal}"
+    );
+    site.sql("db1", "DROP TABLE app.old");
+
+    // Killed in the middle of the load, and run again: what was there is removed first.
+    let mut child = site.begin("db1", "mysql_rds_load", &load);
+    // The dump goes on by small steps only, so that it is in the middle when it ends. Rows cannot be counted: their table is locked.
+    site.sh("db1", "until pkill -STOP mysqldump; do sleep 0.01; done");
+    eventually("the load has begun", || {
+        let tables = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'app'";
+        if site.sql("db2", tables) != "0" {
+            return true;
+        }
+        site.sh(
+            "db1",
+            "pkill -CONT mysqldump; sleep 0.05; pkill -STOP mysqldump",
+        );
+        false
+    });
+    site.sh(
+        "db1",
+        "pkill -KILL -f '[a]nswers_a_call'; pkill -KILL mysqldump || true",
+    );
+    child.wait().unwrap();
     assert_eq!(
-        site.converges("db1", "mysql_rds_replication", &rds),
+        site.sql("db2", "SELECT done FROM ondol_load.snapshot"),
+        "0",
+        "it was killed in the middle"
+    );
+    let refusal = site.refusal("db1", "mysql_rds_replication", &follow);
+    assert!(refusal.contains("has not come to its end"), "{refusal}");
+    say("killed");
+    let count =
+        "count the load's own transactions as executed here, so that this server can follow RDS";
+    assert_eq!(
+        site.converges("db1", "mysql_rds_load", &load),
         [
-            format!(
-                "name {} port 3306 to RDS as its source",
-                site.address("db1")
-            ),
-            "start replication on RDS".to_owned()
+            "drop \"app\" on RDS: a load of them did not come to its end",
+            "load \"app\" into RDS as a snapshot",
+            count
         ]
     );
-    site.sql("db1", "INSERT INTO app.rows_ VALUES (1000000)");
-    pair.in_step("db1", "db2");
+    say("loaded");
     assert_eq!(
-        site.sql("db2", "SELECT COUNT(*) FROM app.rows_ WHERE n = 1000000"),
+        site.sql(
+            "db2",
+            "SELECT GTID_SUBSET((SELECT gtids FROM ondol_load.snapshot), @@gtid_executed)"
+        ),
         "1"
+    );
+
+    // It follows, and leaves out what is said about accounts.
+    let name = format!(
+        "name {} port 3306 to RDS as its source",
+        site.address("db1")
+    );
+    assert_eq!(
+        site.converges("db1", "mysql_rds_replication", &follow),
+        [name.as_str(), "start replication on RDS"]
+    );
+    site.sql("db1", "INSERT INTO app.rows_ VALUES (200000, 'later'); CREATE USER only_here; ALTER USER replicator COMMENT 'changed'");
+    pair.in_step("db1", "db2");
+    let digest =
+        "SELECT COUNT(*), SUM(CRC32(word)), (SELECT COUNT(*) FROM app.some) FROM app.rows_";
+    assert_eq!(site.sql("db2", digest), site.sql("db1", digest));
+    assert_eq!(
+        site.sql(
+            "db2",
+            "SELECT COUNT(*) FROM mysql.user WHERE user = 'only_here'"
+        ),
+        "0"
+    );
+    let status = site.call("db1", "mysql_status", &json!({"server": server}));
+    assert_eq!(
+        (&status["receiving"], &status["applying"], &status["lag_s"]),
+        (&json!(true), &json!(true), &json!(0)),
+        "{status:#}"
     );
     for (state, steps) in [
         ("stopped", vec!["stop replication on RDS"]),
         ("running", vec!["start replication on RDS"]),
-        (
-            "absent",
-            vec!["stop replication on RDS", "let RDS forget its source"],
-        ),
     ] {
-        let mut args = rds.clone();
+        let mut args = follow.clone();
         args["state"] = json!(state);
         assert_eq!(site.converges("db1", "mysql_rds_replication", &args), steps);
     }
-    say("RDS is done");
+    say("followed");
+
+    // RDS takes over; what it then writes comes back, its housekeeping does not.
+    site.converges("db1", "mysql_fence", &json!({}));
+    pair.in_step("db1", "db2");
+    let mut absent = follow.clone();
+    absent["state"] = json!("absent");
+    assert_eq!(
+        site.converges("db1", "mysql_rds_replication", &absent),
+        ["stop replication on RDS", "let RDS forget its source"]
+    );
+    site.sql(
+        "db2",
+        "CREATE USER replicator IDENTIFIED BY 'replicate \\'it\\' \\\\ here' REQUIRE SSL; GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO replicator;
+             CREATE TABLE mysql.rds_heartbeat2 (id INT PRIMARY KEY, value BIGINT); INSERT INTO mysql.rds_heartbeat2 VALUES (1, 1);
+             INSERT INTO app.rows_ VALUES (200001, 'of RDS')",
+    );
+    let mut back = pair.replica_of("db2");
+    back["copy"] = json!("never");
+    back["leave_out_system_tables"] = json!(true);
+    let from = format!("{} port 3306", site.address("db2"));
+    assert_eq!(
+        site.converges("db1", "mysql_replication", &back),
+        [
+            "close the server to writes whenever it starts",
+            "leave out the tables mysql.%",
+            &format!("follow {from}: it follows nobody"),
+        ]
+    );
+    pair.in_step("db2", "db1");
+    assert_eq!(site.sql("db1", digest), site.sql("db2", digest));
+    // It is so after a restart too.
+    site.sh("db1", "systemctl restart mysql");
+    site.sql(
+        "db2",
+        "UPDATE mysql.rds_heartbeat2 SET value = 2; INSERT INTO app.rows_ VALUES (200002, 'after')",
+    );
+    pair.in_step("db2", "db1");
+    assert_eq!(site.steps("db1", "mysql_replication", &back), [""; 0]);
+    say("followed back");
+
+    // The writes come home, and RDS follows again without another load.
+    site.sql("db2", "SET GLOBAL read_only = ON");
+    let reply = site.call("db1", "mysql_source", &source);
+    assert_eq!(reply["changed"], json!(true), "{reply:#}");
+    site.sql("db1", "INSERT INTO app.rows_ VALUES (200003, 'home')");
+    site.sql("db2", "SET GLOBAL read_only = OFF");
+    assert_eq!(site.steps("db1", "mysql_rds_load", &load), [""; 0]);
+    assert_eq!(
+        site.converges("db1", "mysql_rds_replication", &follow),
+        [name.as_str(), "start replication on RDS"]
+    );
+    pair.in_step("db1", "db2");
+    assert_eq!(site.sql("db2", digest), site.sql("db1", digest));
+    let log = site.sh(
+        "db1",
+        "cat /var/log/mysql/error.log; journalctl --no-pager; mysql -e 'SHOW FULL PROCESSLIST'",
+    );
+    assert!(!log.contains("replicate '"));
+    say("done");
 }

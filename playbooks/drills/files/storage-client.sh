@@ -1,16 +1,17 @@
 #!/bin/bash
 # A client of the storage in a drill, run in the drill's directory on a machine that has no part in the storage.
 #   write rados|s3|nfs [SERVER]   numbered objects, one after the other, until it is stopped. What a client said was written is a line of
-#                                 KIND.acknowledged: seconds since 1970, name, hash.
+#                                 KIND.acknowledged: seconds since 1970, name, hash. The names are none that a drill which was killed has left.
 #   judge                         reads every acknowledged object again; what is lost or differs is a line of output.
 #   clean                         removes what was written.
 set -uo pipefail
 cd "${0%/*}" || exit
 
 write() {
-  local kind=$1 n=0 name
+  local kind=$1 n=0 name began
+  began=$(date +%s)
   while n=$((n + 1)); do
-    name=drill-$kind-$n
+    name=drill-$kind-$began-$n
     head -c 3000 /dev/urandom >"$kind.in"
     case $kind in
       rados) rados -n client.site -p vms put "$name" "$kind.in" ;;

@@ -355,6 +355,9 @@ impl Partial {
         use std::io::Seek as _;
         let failed = |error| Error::io(format!("read {}", self.path.display()), error);
         self.hasher = Hasher::default();
+        if self.file.metadata().map_err(failed)?.len() == 0 {
+            return Ok(0);
+        }
         self.file.rewind().map_err(failed)?;
         let mut buffer = vec![0; 128 * 1024];
         loop {

@@ -129,7 +129,11 @@ impl Meter {
     }
 
     pub fn file_done(&self) {
-        self.files_done.fetch_add(1, Ordering::Relaxed);
+        self.files_done(1);
+    }
+
+    pub(crate) fn files_done(&self, files: u64) {
+        self.files_done.fetch_add(files, Ordering::Relaxed);
     }
 
     /// Bytes that came over the line so far.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -595,12 +595,6 @@ fn lies_in(path: &Path, directory: &Path) -> bool {
             above == directory
                 || real(above.parent()).is_some_and(|it| Some(it) == real(directory.parent()))
         })
-}
-
-/// Where a lab keeps its things unless told otherwise.
-pub fn default_directories() -> (PathBuf, PathBuf) {
-    let config = lab::LabConfig::default();
-    (config.state_dir, config.run_dir)
 }
 
 #[cfg(test)]

@@ -1,6 +1,14 @@
 //! `ondol_image`: an image on a host before any VM needs it, verified, and found again by its digest.
 //!
-//! `ondol_vm` brings its image by itself; this makes it a step of its own, with a checksum that it must have. It builds nothing.
+//! `ondol_vm` brings its image by itself; this makes it a step of its own, with a checksum that it must have, and fetches it where it is
+//! an address. It builds nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ondol_mirror::Digest;
+use ondol_mirror::fetch::Download;
+use ondol_mirror::progress::Meter;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,10 +19,14 @@ use tfplugin::{
 
 use super::on_virtualbox::OnVirtualBox;
 use crate::config::Cloud;
-use crate::diagnostics::complain;
+use crate::diagnostics::{complain, sentence};
+use crate::mirror;
 
 const KIND: &str = "ondol_image";
 const FORMATS: [&str; 4] = ["ova", "vmdk", "vdi", "vhd"];
+
+/// What an address begins with.
+const SCHEMES: [&str; 3] = ["http://", "https://", "file:/"];
 
 /// An appliance or disk image, brought from the machine that runs Terraform to a VirtualBox host. It is kept there as a disk under its
 /// SHA-256, where every `ondol_vm` with the same `image` file finds it.
@@ -26,11 +38,21 @@ pub struct Model {
     /// A key of the provider's `hosts`, with `engine = "virtualbox"`.
     #[schemars(transform = attribute::required, transform = attribute::requires_replace)]
     pub host: Attr<String>,
-    /// An .ova, .vmdk, .vdi or .vhd on the machine that runs Terraform. Once it is on the host the file may go.
+    /// An .ova, .vmdk, .vdi or .vhd: a file on the machine that runs Terraform, which may go once it is on the host, or an `http`, `https`
+    /// or `file` address, which that machine fetches. A download that broke off goes on where it ended, and one that is in the cache is
+    /// not made again, whichever resource it was for.
     #[schemars(transform = attribute::required)]
     pub source: Attr<String>,
-    /// The SHA-256 that `source` must have: 64 hexadecimal digits, with or without `sha256:` before them. Another file is refused.
+    /// The SHA-256 that `source` must have: 64 hexadecimal digits, with or without `sha256:` before them. Another file is refused. An
+    /// address needs it.
     pub checksum: Attr<String>,
+    /// Where downloads are kept on the machine that runs Terraform.
+    #[schemars(transform = attribute::optional_computed, extend("default" = ondol_image::DEFAULT_CACHE_DIR))]
+    pub cache_dir: Attr<String>,
+    /// The image's file on the machine that runs Terraform, for `image` of an `ondol_vm`: `source`, or where it was fetched to. Known
+    /// while planning.
+    #[schemars(transform = attribute::computed)]
+    pub file: Attr<String>,
     /// SHA-256 of `source`, in hexadecimal digits.
     #[schemars(transform = attribute::computed)]
     pub sha256: Attr<String>,
@@ -50,9 +72,45 @@ fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|it| it.is_ascii_hexdigit())
 }
 
+/// Ends as an image that VirtualBox reads does.
+fn extension(source: &str) -> Option<&'static str> {
+    let name = match is_address(source) {
+        true => source.split(['?', '#']).next()?,
+        false => source,
+    };
+    let (_, found) = name.rsplit_once('.')?;
+    FORMATS
+        .into_iter()
+        .find(|known| found.eq_ignore_ascii_case(known))
+}
+
+fn is_address(source: &str) -> bool {
+    SCHEMES.iter().any(|scheme| source.starts_with(scheme))
+}
+
+/// Where an address is fetched to: by its content, with an ending that says what it is. `None` while that is not known.
+fn fetched(model: &Model) -> Option<PathBuf> {
+    let cache = model.cache_dir.known()?;
+    let digest = bare(model.checksum.known()?);
+    let extension = extension(model.source.known()?)?;
+    Some(Path::new(cache).join(format!("fetched/{digest}.{extension}")))
+}
+
+/// The image's file on this machine, as far as it is known already.
+fn file(model: &Model) -> Attr<String> {
+    match model.source.known() {
+        Some(source) if is_address(source) => match fetched(model) {
+            Some(path) => path.display().to_string().into(),
+            None => Attr::Unknown,
+        },
+        _ => model.source.clone(),
+    }
+}
+
 /// What the digest of the source, as far as it can be read now, means. A source that is gone was brought already, as long as its name
 /// is the same.
 fn plan(prior: Option<&Model>, mut planned: Model, found: Option<&str>) -> Model {
+    planned.file = file(&planned);
     let kept = prior
         .filter(|prior| prior.source == planned.source)
         .and_then(|prior| prior.sha256.known());
@@ -98,10 +156,7 @@ impl Resource for ImageResource {
 
     fn validate(config: &Model, diagnostics: &mut Diagnostics) {
         if let Some(source) = config.source.as_str() {
-            let extension = source
-                .rsplit_once('.')
-                .map(|(_, it)| it.to_ascii_lowercase());
-            if !extension.is_some_and(|it| FORMATS.contains(&it.as_str())) {
+            if extension(source).is_none() {
                 complain(
                     diagnostics,
                     path!["source"],
@@ -109,7 +164,16 @@ impl Resource for ImageResource {
                     format!("{source:?} ends in none of .{}.", FORMATS.join(", .")),
                 );
             }
+            if is_address(source) && config.checksum.is_null() {
+                complain(
+                    diagnostics,
+                    path!["checksum"],
+                    "What is fetched needs a checksum",
+                    format!("{source} may have any content: say which SHA-256 is expected."),
+                );
+            }
         }
+        mirror::check_absolute(&config.cache_dir, path!["cache_dir"], diagnostics);
         if let Some(checksum) = config.checksum.as_str()
             && !is_sha256(&bare(checksum))
         {
@@ -137,6 +201,11 @@ impl Resource for ImageResource {
             return Ok(plan(None, model, None).into());
         };
         let on = OnVirtualBox::of(cx, &model.host, KIND)?;
+        if is_address(source) {
+            // It is what its checksum says, or it is not taken: there is nothing to ask for.
+            let promised = model.checksum.as_str().map(bare);
+            return Ok(plan(prior, model, promised.as_deref()).into());
+        }
         // What is built in the same apply is not there yet.
         let found = if tokio::fs::try_exists(source).await.unwrap_or(false) {
             let act = format!("read {source}");
@@ -211,9 +280,48 @@ impl Resource for ImageResource {
     }
 }
 
+/// Has the file of an address in the cache, as its checksum says.
+async fn fetch(cx: &Operation<Cloud>, planned: Model) -> Result<Model, Diagnostic> {
+    let source = planned.source.require(path!["source"])?.clone();
+    let digest = bare(planned.checksum.require(path!["checksum"])?)
+        .parse::<Digest>()
+        .map_err(|error| {
+            Diagnostic::error("checksum is not a SHA-256")
+                .detail(sentence(&error.to_string()))
+                .at(path!["checksum"])
+        })?;
+    let (pool, fetcher) = (mirror::pool(&planned.cache_dir)?, mirror::fetcher()?);
+    let path = fetched(&planned).expect("source, checksum and cache_dir are known, and checked");
+    let download = Download::new(source.clone(), vec![source.clone()], None, digest);
+    let done = mirror::run(cx, async |cancel| {
+        let meter = Arc::new(Meter::default());
+        fetcher
+            .fetch_all(&pool, vec![download], &meter, &cancel)
+            .await?;
+        pool.link(&digest, &path)
+    })
+    .await?;
+    done.map_err(|error| {
+        Diagnostic::error(format!("{source} could not be fetched"))
+            .detail(sentence(&error.to_string()))
+            .at(path!["source"])
+    })?;
+    Ok(Model {
+        file: path.display().to_string().into(),
+        ..planned
+    })
+}
+
 async fn place(cx: &Operation<Cloud>, planned: Model) -> Result<Model, Diagnostic> {
     let on = OnVirtualBox::of(cx, &planned.host, KIND)?;
     let source = planned.source.require(path!["source"])?;
+    let planned = if is_address(source) {
+        fetch(cx, planned).await?
+    } else {
+        let file = file(&planned);
+        Model { file, ..planned }
+    };
+    let source = planned.file.require(path!["file"])?;
     let act = format!("bring {source} to the host");
     let known = planned.sha256.known().cloned();
     // Planned by its digest alone, it may be on the host, and its file gone.
@@ -255,6 +363,7 @@ mod tests {
             id: "srv-01/aa".into(),
             host: "srv-01".into(),
             source: "/x.ova".into(),
+            file: "/x.ova".into(),
             sha256: "aa".into(),
             path: "/root/.ondol/images/aa.vdi".into(),
             ..Model::default()
@@ -283,6 +392,37 @@ mod tests {
             (not_built_yet.sha256, not_built_yet.id),
             (Attr::Unknown, Attr::Unknown)
         );
+    }
+
+    #[test]
+    fn an_address_is_kept_under_its_content_and_known_before_it_is_fetched() {
+        let model = |source: &str, checksum: Attr<String>| Model {
+            source: source.into(),
+            checksum,
+            cache_dir: "/cache".into(),
+            ..Model::default()
+        };
+        let fetched = plan(
+            None,
+            model("https://x.example/a.OVA?v=1", "sha256:AA".into()),
+            Some("aa"),
+        );
+        assert_eq!(fetched.file.as_str(), Some("/cache/fetched/aa.ova"));
+        assert_eq!(fetched.sha256.as_str(), Some("aa"));
+        let unknown = plan(None, model("http://x.example/a.vdi", Attr::Unknown), None);
+        assert_eq!(unknown.file, Attr::Unknown);
+        let complaints = |source: &str, checksum: Attr<String>| {
+            let mut diagnostics = Diagnostics::new();
+            ImageResource::validate(&model(source, checksum), &mut diagnostics);
+            let paths = diagnostics.iter().map(|it| it.path.to_string());
+            paths.collect::<Vec<_>>()
+        };
+        let good = "0".repeat(64);
+        assert_eq!(complaints("http://x/a.ova", good.clone().into()), [""; 0]);
+        assert_eq!(complaints("http://x/a.ova", Attr::Null), ["checksum"]);
+        assert_eq!(complaints("http://x/a.ova", Attr::Unknown), [""; 0]);
+        assert_eq!(complaints("file:/x/a.iso", good.into()), ["source"]);
+        assert_eq!(complaints("/x/a.ova?v=1", Attr::Null), ["source"]);
     }
 
     #[test]

@@ -74,25 +74,6 @@ impl Pool {
             }
         }
     }
-
-    /// Number of open connections.
-    pub async fn open_connections(&self) -> usize {
-        let slots: Vec<Arc<Slot>> = {
-            let slots = self.slots.lock().expect("no panic happens under this lock");
-            slots.values().cloned().collect()
-        };
-        let mut count = 0;
-        for slot in slots {
-            let state = slot.state.lock().await;
-            count += usize::from(
-                state
-                    .open
-                    .as_ref()
-                    .is_some_and(|open| open.connection.is_open()),
-            );
-        }
-        count
-    }
 }
 
 /// A target that commands can be run on.

@@ -17,6 +17,8 @@ pub(crate) struct Site {
     pub(crate) lab: String,
     /// For variables of the configuration.
     variables: Vec<(String, String)>,
+    /// Comes before `terraform`.
+    enter: Vec<String>,
 }
 
 /// What a command printed, both streams, and how it ended.
@@ -107,6 +109,7 @@ impl Site {
             root: PathBuf::new(),
             lab,
             variables: Vec::new(),
+            enter: Vec::new(),
         };
         site.write("main.tf", configuration);
         site
@@ -144,9 +147,17 @@ impl Site {
         self.variables.push((name.to_owned(), value.into()));
     }
 
+    /// Has Terraform run behind these words, as in another network.
+    pub(crate) fn enter(&mut self, words: Vec<String>) {
+        self.enter = words;
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("terraform");
+        let words = self.enter.iter().map(String::as_str);
+        let words: Vec<&str> = words.chain(["terraform"]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .args(args)
             .arg("-no-color")
             .current_dir(self.dir.path().join(&self.root))
@@ -299,6 +310,50 @@ impl Site {
 
     pub(crate) fn lab(&self) -> Lab {
         Lab::open(LabConfig::new(&self.lab)).unwrap()
+    }
+
+    /// What the machine has of the lab: containers, namespaces, mounts, and ports of its bridge. A line each, sorted.
+    pub(crate) fn traces(&self) -> Vec<String> {
+        let name = format!("ondol-{}", self.lab);
+        let ours = |word: &str| word == name || word.starts_with(&format!("{name}."));
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).into_owned();
+            let machine = words
+                .split('\0')
+                .find_map(|word| word.strip_prefix("--machine="));
+            // Beside each container nspawn has a child with its own arguments.
+            if let Some(machine) = machine.filter(|machine| ours(machine)) {
+                found.push(format!("container {machine}"));
+            }
+        }
+        found.sort();
+        found.dedup();
+        for entry in std::fs::read_dir("/run/netns")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let file = entry.file_name().to_string_lossy().into_owned();
+            if ours(&file) {
+                found.push(format!("namespace {file}"));
+            }
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let below = format!("/labs/{}/", self.lab);
+        let mounts = mounts.lines().filter(|line| line.contains(&below));
+        found.extend(mounts.map(|line| format!("mount {line}")));
+        let ports = self.lab().in_network(|| {
+            let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+            let names = text.lines().filter_map(|line| line.split_once(':'));
+            names
+                .filter(|(name, _)| !["lo", "ondol0"].contains(&name.trim()))
+                .count()
+        });
+        found.extend(std::iter::repeat_n("port".to_owned(), ports.unwrap_or(0)));
+        found.sort();
+        found
     }
 
     /// Runs a command in a guest, around SSH.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::prepared::give_processor;
-use crate::room::{Room, appliance, machine};
+use crate::room::{Room, appliance, appliance_called, machine};
 use crate::site::{Site, possible};
 use crate::support::Host;
 
@@ -22,7 +22,7 @@ fn list(host: &Host, what: &str) -> String {
     host.run(&[VBOXMANAGE, "list", what])
 }
 
-fn sha256(path: &Path) -> String {
+pub(crate) fn sha256(path: &Path) -> String {
     let output = std::process::Command::new("sha256sum").arg(path).output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();
     text.split_whitespace().next().unwrap().to_owned()
@@ -110,6 +110,47 @@ fn images_snapshots_and_appliances_are_made_found_again_mended_and_removed() {
     site.terraform(&["import", "ondol_vm.clone", "srv-01/clone-01"])
         .success();
     site.apply().success();
+
+    // From an address it is fetched once, and what is not what was promised is not taken.
+    let fetched = format!(
+        "\nresource \"ondol_image\" \"fetched\" {{\n host = \"srv-01\"\n source = \"file:{}\"\n checksum = \"CHECKSUM\"\n cache_dir = {:?}\n}}\n",
+        site.path("other.ova").display(),
+        site.path("cache"),
+    );
+    appliance_called("other", host, &site);
+    let other = sha256(&site.path("other.ova"));
+    let with = text.replace("CHECKSUM", &digest);
+    site.write(
+        "main.tf",
+        &format!("{with}{}", fetched.replace("\"CHECKSUM\"", "null")),
+    );
+    site.apply()
+        .failure()
+        .says(&["What is fetched needs a checksum"]);
+    site.write(
+        "main.tf",
+        &format!("{with}{}", fetched.replace("CHECKSUM", &"0".repeat(64))),
+    );
+    site.apply()
+        .failure()
+        .says(&["could not be fetched", &other, "other.ova"]);
+    site.write(
+        "main.tf",
+        &format!("{with}{}", fetched.replace("CHECKSUM", &other)),
+    );
+    site.apply().success();
+    assert_eq!(site.plan(), [""; 0]);
+    let file = site.attribute("ondol_image.fetched", "file");
+    assert_eq!(sha256(Path::new(file.as_str().unwrap())), other);
+    // Nobody is asked for it again.
+    std::fs::remove_file(site.path("other.ova")).unwrap();
+    site.terraform(&["destroy", "-target=ondol_image.fetched", "-auto-approve"])
+        .success();
+    site.apply().success();
+    assert!(
+        host.path(&format!("/root/.ondol/images/{other}.vdi"))
+            .exists()
+    );
 
     // Snapshots change nothing about the VM, and bring it back.
     let with = format!("{}{SNAPSHOT}", text.replace("CHECKSUM", &digest));

@@ -1,7 +1,7 @@
 //! A room of PCs: hosts with the real VirtualBox, each with an SSH server, on one machine.
 
 use std::fmt::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::site::{Site, eventually};
@@ -59,7 +59,7 @@ impl Room {
 }
 
 /// Starts a host's SSH server. VBoxManage is counted.
-fn open(host: Host, site: &Site) -> (Host, u16, String) {
+pub(crate) fn open(host: Host, site: &Site) -> (Host, u16, String) {
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -75,23 +75,28 @@ fn open(host: Host, site: &Site) -> (Host, u16, String) {
     );
     host.run(&["sh", "-ec", &script]);
     let key = host.run(&["cut", "-d ", "-f1,2", "/root/host_key.pub"]);
-    assert!(eventually(Duration::from_secs(10), || TcpStream::connect(
-        ("127.0.0.1", port)
-    )
-    .is_ok()));
+    let knock = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");
+    assert!(eventually(Duration::from_secs(10), || {
+        host.try_run(&["bash", "-c", &knock]).status.success()
+    }));
     (host, port, key.trim().to_owned())
 }
 
 /// An appliance with one small disk, made by VirtualBox itself.
 pub(crate) fn appliance(host: &Host, site: &Site) {
-    host.run(&[
-        "sh",
-        "-ec",
-        "exec >/dev/null; VBoxManage createvm --name golden --ostype Linux_64 --register; VBoxManage createmedium disk --filename /tmp/golden.vdi --size 64
-         VBoxManage storagectl golden --name SATA --add sata; VBoxManage storageattach golden --storagectl SATA --port 0 --type hdd --medium /tmp/golden.vdi
-         VBoxManage export golden --output /tmp/golden.ova --manifest; VBoxManage unregistervm golden --delete",
-    ]);
-    std::fs::copy(host.path("/tmp/golden.ova"), site.path("golden.ova")).unwrap();
+    appliance_called("golden", host, site);
+}
+
+/// NAME.ova; no other has its content.
+pub(crate) fn appliance_called(name: &str, host: &Host, site: &Site) {
+    let script = format!(
+        "exec >/dev/null; VBoxManage createvm --name {name} --ostype Linux_64 --register; VBoxManage createmedium disk --filename /tmp/{name}.vdi --size 64
+         VBoxManage storagectl {name} --name SATA --add sata; VBoxManage storageattach {name} --storagectl SATA --port 0 --type hdd --medium /tmp/{name}.vdi
+         VBoxManage export {name} --output /tmp/{name}.ova --manifest; VBoxManage unregistervm {name} --delete"
+    );
+    host.run(&["sh", "-ec", &script]);
+    let ova = format!("{name}.ova");
+    std::fs::copy(host.path(&format!("/tmp/{ova}")), site.path(&ova)).unwrap();
 }
 
 pub(crate) fn machine(host: &Host, vm: &str, key: &str) -> String {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::room::{Room, appliance, machine};
+use crate::resources::sha256;
+use crate::room::{Room, appliance, appliance_called, machine};
 use crate::site::{Site, possible};
 
 const HOSTS: usize = 4;
@@ -73,7 +74,9 @@ fn the_specifications_vms_are_made_on_a_room_of_pcs_and_mended_and_removed() {
     };
     appliance(room.host(0), &site);
     let topology = std::fs::read_to_string(site.path("terraform/topology.yaml")).unwrap();
-    let topology = first_hosts(&topology, count);
+    // One of the first hosts' machines is of the topic whose packages another suite has.
+    let topology =
+        first_hosts(&topology, count).replacen("groups: [ftp]", "groups: [ftp, mysql]", 1);
     site.write("terraform/topology.yaml", &topology);
     let hosts: BTreeMap<String, Value> = room
         .hosts
@@ -115,6 +118,14 @@ fn the_specifications_vms_are_made_on_a_room_of_pcs_and_mended_and_removed() {
     variables["hosts"][&last] = known;
     set(&variables);
 
+    // Without an image of that suite the topic is left out, and not in silence; with one its machines start from it.
+    site.terraform(&["plan", "-input=false"])
+        .success()
+        .says(&["SKIPPED: mysql", "no image of their suite"]);
+    appliance_called("other", room.host(0), &site);
+    variables["images"] = json!({ "sid": site.path("other.ova") });
+    set(&variables);
+
     let plan = site.plan_json();
     let vms: Vec<&Value> = plan["resource_changes"]
         .as_array()
@@ -132,8 +143,29 @@ fn the_specifications_vms_are_made_on_a_room_of_pcs_and_mended_and_removed() {
         made[..2],
         ["srv-01/dns-server", "srv-01/main-controller-01"]
     );
+    for (vm, image) in [
+        ("ftp-server", "other.ova"),
+        ("storage-server-01", "golden.ova"),
+    ] {
+        let key = [
+            "/usr/lib/virtualbox/VBoxManage",
+            "getextradata",
+            vm,
+            "ondol/image",
+        ];
+        let made_from = room.host(3).run(&key);
+        assert_eq!(
+            made_from.trim(),
+            format!("Value: {}", sha256(&site.path(image))),
+            "{vm}"
+        );
+    }
     let inventory = std::fs::read_to_string(site.path("inventory.yml")).unwrap();
     assert!(inventory.contains("192.168.10.12") && inventory.contains("dns-server"));
+    assert_eq!(
+        inventory.matches("suite: sid").count(),
+        topology.matches(", mysql").count() + topology.matches("[mysql").count()
+    );
 
     // The second plan is empty, and costs each host two runs of VBoxManage however many VMs it has.
     for index in 0..count {

@@ -66,11 +66,6 @@ pub fn stable(schema: &mut Schema) {
     mark(schema, STABLE);
 }
 
-/// [`stable`], under the name that terraform-plugin-framework gave it.
-pub fn use_state_for_unknown(schema: &mut Schema) {
-    stable(schema);
-}
-
 /// The value of an attribute that the configuration leaves out. `#[schemars(extend("default" = 2048))]` says the same.
 pub fn default_value(value: impl Into<Value>) -> impl Transform {
     let value = value.into();

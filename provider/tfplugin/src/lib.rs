@@ -14,6 +14,8 @@ pub mod docs;
 mod ephemeral;
 mod erased;
 mod function;
+#[cfg(unix)]
+mod leftovers;
 mod log;
 mod operation;
 mod path;

@@ -159,11 +159,6 @@ impl<C, P: Private> Operation<C, P> {
         &self.context
     }
 
-    /// The same, to hand to a thread or a task.
-    pub fn shared_context(&self) -> Arc<C> {
-        Arc::clone(&self.context)
-    }
-
     pub fn verb(&self) -> Verb {
         self.act.verb
     }

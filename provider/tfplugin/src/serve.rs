@@ -14,12 +14,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+#[cfg(unix)]
+use crate::leftovers;
 use crate::proto::plugin::Empty;
 use crate::proto::plugin::grpc_controller_server::{GrpcController, GrpcControllerServer};
 use crate::proto::tfplugin6::provider_server::ProviderServer;
 use crate::server::{Server, log_panics};
-#[cfg(unix)]
-use crate::transport::sweep;
 use crate::transport::{Listener, Transport, Wishes};
 use crate::{Provider, log, tls};
 
@@ -129,7 +129,7 @@ async fn listen<P: Provider>(
     if let Some(folder) = &folder {
         let own = folder.path().to_owned();
         // Now, because until here Terraform was waiting.
-        tokio::task::spawn_blocking(move || sweep(&own, SystemTime::now()));
+        tokio::task::spawn_blocking(move || leftovers::sweep(&own, SystemTime::now()));
     }
 
     let stop = CancellationToken::new();
@@ -152,11 +152,13 @@ async fn listen<P: Provider>(
         stop.cancel();
         tokio::time::sleep(P::GRACE + FAREWELL).await;
     };
-    tokio::select! {
+    let ended = tokio::select! {
         result = served => result.context("serve Terraform"),
         () = farewell => Ok(()),
         () = orphaned => Ok(()),
-    }
+    };
+    drop(folder);
+    ended
 }
 
 /// Ctrl-C reaches every process of the terminal. Terraform hears it too, and asks providers to stop in its own way.

@@ -68,8 +68,11 @@ fn user_data(name: &str, seed: &Seed, key: &HostKey) -> Value {
         "name": seed.user,
         "shell": "/bin/bash",
         "lock_passwd": true,
-        "ssh_authorized_keys": seed.authorized_keys,
     });
+    // cloud-init warns of lists that are empty.
+    if !seed.authorized_keys.is_empty() {
+        user["ssh_authorized_keys"] = json!(seed.authorized_keys);
+    }
     if seed.user != "root" && seed.sudo {
         user["sudo"] = json!("ALL=(ALL) NOPASSWD:ALL");
     }
@@ -77,12 +80,13 @@ fn user_data(name: &str, seed: &Seed, key: &HostKey) -> Value {
         "hostname": name,
         "preserve_hostname": false,
         "manage_etc_hosts": "localhost",
+        // The one that every image has. cloud-init's own choice is not generated in most of them.
+        "locale": "C.UTF-8",
         "users": [user],
         "disable_root": seed.user != "root",
         "ssh_pwauth": false,
         // No key that an image brought along survives.
         "ssh_deletekeys": true,
-        "ssh_genkeytypes": [],
         "ssh_keys": { "ed25519_private": key.private, "ed25519_public": key.public },
         "growpart": { "mode": "auto", "devices": ["/"] },
     })

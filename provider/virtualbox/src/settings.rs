@@ -227,6 +227,7 @@ fn adapter(node: Node<'_, '_>) -> Adapter {
     let attachment = named("BridgedInterface")
         .map(Attachment::Bridged)
         .or_else(|| named("HostOnlyInterface").map(Attachment::HostOnly))
+        .or_else(|| named("HostOnlyNetwork").map(Attachment::Vmnet))
         .or_else(|| named("InternalNetwork").map(Attachment::Internal))
         .or_else(|| named("NATNetwork").map(Attachment::NatNetwork))
         .or_else(|| child(node, "NAT").map(|_| Attachment::Nat));
@@ -376,7 +377,8 @@ mod tests {
     <Hardware>
       <CPU count="2"/>
       <Memory RAMSize="512"/>
-      <Network><Adapter slot="0" enabled="true" MACAddress="080027AABBCC" cable="true" type="82540EM"><HostOnlyInterface name="vboxnet0"/></Adapter></Network>
+      <Network><Adapter slot="0" enabled="true" MACAddress="080027AABBCC" cable="true" type="82540EM"><HostOnlyInterface name="vboxnet0"/></Adapter>
+        <Adapter slot="1" enabled="true" MACAddress="080027AABBCD" cable="true" type="82540EM"><HostOnlyNetwork name="lan"/></Adapter></Network>
     </Hardware>
     <StorageControllers>
       <StorageController name="SATA" type="AHCI" PortCount="1">
@@ -392,6 +394,11 @@ mod tests {
         assert_eq!(
             settings.adapters[&1].attachment,
             Some(Attachment::HostOnly("vboxnet0".to_owned()))
+        );
+        assert_eq!(
+            settings.adapters[&2].attachment,
+            Some(Attachment::Vmnet("lan".to_owned())),
+            "as VirtualBox 7 writes it on macOS"
         );
     }
 

@@ -1,4 +1,7 @@
-//! The whole site: 40 machines from an image that exists, until they answer; their memory; the plan; the stages.
+//! The whole site: all machines of the topology from an image that exists, until they answer; their memory; the plan; the mirror when
+//! all of them install from it at once; the stages.
+//!
+//! `ONDOL_BENCH_MACHINES`, names with commas between, measures these alone. The mirror's VM and the name server must be among them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,10 +13,16 @@ use super::figure::Figure;
 use super::provider::Watch;
 use crate::Site;
 
+/// From empty lists, so that every machine fetches what it installs by. One that cannot fails the benchmark.
+const INSTALL: &str = "rm -rf /var/lib/apt/lists/* && apt-get -qq -o APT::Update::Error-Mode=any update && \
+     DEBIAN_FRONTEND=noninteractive apt-get -qq install -y nginx && nginx -v";
 const IDENTITY: &str = "ansible-playbook playbooks/site.yml --tags stage4,verify";
 
 pub fn site() -> Result<Vec<Figure>> {
     let site = Site::new("bench")?;
+    if let Ok(machines) = std::env::var("ONDOL_BENCH_MACHINES") {
+        site.keep_machines(&machines.split(',').map(str::trim).collect::<Vec<_>>())?;
+    }
     site.make(&["site-env"])?;
     site.must(
         "terraform -chdir=terraform/lab apply -auto-approve -input=false -target=ondol_golden_image.base -target=ondol_golden_image.suite",
@@ -23,31 +32,38 @@ pub fn site() -> Result<Vec<Figure>> {
     let apply = seconds(|| site.apply())?;
     let memory = watch.finish();
     let idle = idle_memory_mib(site.name())?;
+    let vms = count_hosts(&site.must("ansible all --list-hosts")?)?;
     let plan = seconds(|| {
         site.must("terraform -chdir=terraform/lab plan -input=false -detailed-exitcode")
     })?;
     let mirror = seconds(|| site.must("ansible-playbook playbooks/site.yml --tags stage3"))?;
     let install = seconds(|| {
-        site.must("ansible all --become --forks 40 -m ansible.builtin.shell -a 'apt-get update -qq && apt-get install -y -qq nginx'")
+        site.must(&format!(
+            "ansible all --become --forks {vms} -m ansible.builtin.shell -a '{INSTALL}'"
+        ))
     })?;
     let stage = seconds(|| site.must(IDENTITY))?;
     let again = seconds(|| site.must(IDENTITY))?;
     Ok(vec![
         Figure::alone(
-            "apply: 40 VMs until all answer SSH, addresses, inventory",
+            &format!("apply: {vms} VMs until all answer SSH, addresses, inventory"),
             apply,
             "s",
         ),
         Figure::alone("provider: peak resident set in that apply", memory, "MiB"),
         Figure::alone(
-            "40 idle VMs: proportional set size of all their processes",
+            &format!("{vms} idle VMs: proportional set size of all their processes"),
             idle,
             "MiB",
         ),
         Figure::alone("plan without changes", plan, "s"),
-        Figure::alone("stage 3: mirror served, 40 VMs held to it", mirror, "s"),
         Figure::alone(
-            "40 VMs at once: apt-get update, then nginx installed from the mirror",
+            &format!("stage 3: mirror served, {vms} VMs held to it"),
+            mirror,
+            "s",
+        ),
+        Figure::alone(
+            &format!("{vms} VMs at once: apt-get update, then nginx installed from the mirror"),
             install,
             "s",
         ),
@@ -60,6 +76,18 @@ fn seconds(act: impl FnOnce() -> Result<String>) -> Result<f64> {
     let started = Instant::now();
     act()?;
     Ok(started.elapsed().as_secs_f64())
+}
+
+/// How many hosts `ansible --list-hosts` names: its first line is `  hosts (40):`.
+fn count_hosts(listed: &str) -> Result<usize> {
+    let count = listed
+        .trim_start()
+        .strip_prefix("hosts (")
+        .and_then(|rest| rest.split_once("):"))
+        .and_then(|(count, _)| count.parse().ok());
+    count
+        .filter(|&count| count > 0)
+        .with_context(|| format!("ansible lists no hosts: {listed:?}"))
 }
 
 /// The proportional set sizes (proc_pid_smaps(5)) of the lab's container managers and everything below them.
@@ -115,4 +143,24 @@ fn idle_memory_mib(lab: &str) -> Result<f64> {
         })
         .sum();
     Ok(kib as f64 / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_of_an_inventory_are_counted_and_none_is_an_error() {
+        let listed = "  hosts (2):\n    dns-server\n    multi-cloud-admin\n";
+        assert_eq!(count_hosts(listed).ok(), Some(2));
+        for nothing in ["", "  hosts (0):\n", "hosts:\n"] {
+            assert!(count_hosts(nothing).is_err(), "{nothing:?}");
+        }
+    }
+
+    /// It stands in single quotes on a command line.
+    #[test]
+    fn what_installs_has_no_quote_of_its_own() {
+        assert!(!INSTALL.contains('\''), "{INSTALL}");
+    }
 }

@@ -6,7 +6,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use ondol_tests::bench::{ansible, figure::Figure, machine, mirror, provider, site};
+use ondol_tests::bench::{
+    ansible, ceph, databases, figure::Figure, machine, mirror, provider, site, virtualbox,
+};
 
 fn main() -> Result<()> {
     let mut out = PathBuf::from("target/bench.json");
@@ -39,10 +41,25 @@ fn main() -> Result<()> {
 }
 
 type Measure = fn() -> Result<Vec<Figure>>;
-const BENCHES: [(&str, Measure); 4] = [
+const BENCHES: [(&str, Measure); 9] = [
     ("handshake", provider::handshake),
     ("task", ansible::task),
     ("mirror", mirror::mirror),
     ("site", site::site),
+    ("ceph", ceph::ceph),
+    ("databases", databases::tasks),
+    ("outages", databases::outages),
+    ("golden", virtualbox::golden_appliance),
+    ("virtualbox", virtualbox::virtualbox),
 ];
-const NAMES: [&str; 4] = [BENCHES[0].0, BENCHES[1].0, BENCHES[2].0, BENCHES[3].0];
+const NAMES: [&str; 9] = [
+    BENCHES[0].0,
+    BENCHES[1].0,
+    BENCHES[2].0,
+    BENCHES[3].0,
+    BENCHES[4].0,
+    BENCHES[5].0,
+    BENCHES[6].0,
+    BENCHES[7].0,
+    BENCHES[8].0,
+];

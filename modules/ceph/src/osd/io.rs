@@ -174,6 +174,44 @@ fn begun(path: &Path) -> anyhow::Result<Option<Uuid>> {
     Ok(None)
 }
 
+/// OSDs of this machine whose directory says that this path is their device, but for the one that is on it.
+fn former(path: &Path, on_it: Option<Uuid>) -> anyhow::Result<Vec<Former>> {
+    let entries = match fs::read_dir(OSDS) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(|| format!("list {OSDS}"))?,
+    };
+    let mut former = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("list {OSDS}"))?;
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|it| it.strip_prefix("ceph-"));
+        let Some(id) = id.and_then(|it| it.parse().ok()) else {
+            continue;
+        };
+        if !fs::read_link(entry.path().join("block")).is_ok_and(|it| it == path) {
+            continue;
+        }
+        let known_as = entry.path().join("fsid");
+        // BlueStore writes it when the OSD is made; without it the directory tells of none.
+        let Some(text) = file::read(&known_as)? else {
+            continue;
+        };
+        let uuid = text
+            .trim()
+            .parse()
+            .with_context(|| format!("read {}", known_as.display()))?;
+        if Some(uuid) != on_it {
+            former.push(Former {
+                id,
+                uuid,
+                unit: system::unit(&unit(id))?,
+            });
+        }
+    }
+    former.sort_by_key(|it| it.id);
+    Ok(former)
+}
+
 impl CephOsd {
     fn id(&self) -> u32 {
         self.id
@@ -394,6 +432,11 @@ impl Module for CephOsd {
     file: /var/lib/ceph/osd-files/a.img
     file_size_mib: 8192
 
+- name: An OSD whose disk was replaced is forgotten, once its copies are on the new one
+  ondol.cloud.ceph_osd:
+    id: 7
+    state: absent
+
 - name: A disk is taken out of service when its data has moved elsewhere
   ondol.cloud.ceph_osd:
     device: /dev/disk/by-id/wwn-0x5000c500a1b2c3d4
@@ -430,7 +473,15 @@ impl Module for CephOsd {
             Want::Present { device_class, .. } => (labelled, false, device_class.is_some()),
         };
         self.id = id;
+        let on_it = match &label {
+            Label::Osd { uuid, .. } => Some(*uuid),
+            _ => begun,
+        };
         let mut current = Current {
+            former: match &desired.place {
+                Some(place) => former(place.path(), on_it)?,
+                None => Vec::new(),
+            },
             label,
             begun,
             spare: Uuid::new_v4(),
@@ -524,7 +575,9 @@ impl Module for CephOsd {
                     Ok(missing)
                 },
             ),
-            Step::Stop { id } => system::systemctl(&["disable", "--quiet", "--now", &unit(*id)]),
+            Step::Stop { id } | Step::Retire { id } => {
+                system::systemctl(&["disable", "--quiet", "--now", &unit(*id)])
+            }
             Step::Purge { id } => {
                 let (id, name) = (id.to_string(), format!("osd.{id}"));
                 let purge = ["osd", "purge", &id, "--yes-i-really-mean-it"];

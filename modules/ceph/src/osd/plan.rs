@@ -17,6 +17,16 @@ pub(super) fn refusal(desired: &Desired, current: &Current) -> Option<String> {
             )
         })
     };
+    // A running OSD reads its label only when it starts: what looks like an empty or foreign device may be its data.
+    if let Want::Present { .. } = desired.want
+        && !matches!(current.label, Label::Osd { .. })
+        && let Some(former) = current.former.iter().find(|it| it.unit.active)
+    {
+        return Some(format!(
+            "osd.{} runs on {path}, which no longer holds its label; stop it first if its device was replaced",
+            former.id
+        ));
+    }
     match (&desired.want, &current.label) {
         (Want::Present { .. }, Label::Nowhere) => match &desired.place {
             Some(Place::File { size_mib: None, .. }) => {
@@ -115,6 +125,25 @@ pub(super) fn plan(desired: &Desired, current: &Current) -> Vec<Step> {
     }
 }
 
+/// Those that were on the device before: out before the new one is in, so that data moves once, and never started again on what is now
+/// another one's. Of one that the cluster has purged nothing stays, because the new one may get its number.
+fn make_room(current: &Current) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for former in &current.former {
+        let entry = current.entry(former.uuid);
+        if entry.is_some_and(Osd::is_in) {
+            steps.push(Step::MarkOut { id: former.id });
+        }
+        if former.unit.enabled {
+            steps.push(Step::Retire { id: former.id });
+        }
+        if entry.is_none() {
+            steps.push(Step::RemoveFolder { id: former.id });
+        }
+    }
+    steps
+}
+
 /// What an OSD's service needs beyond the packages': the device's node belongs to root after every boot.
 pub(super) fn drop_in(place: &Place) -> Option<String> {
     match place {
@@ -165,11 +194,14 @@ fn plan_present(
                 });
             }
         }
-        _ => steps.push(Step::Create {
-            path,
-            uuid: current.begun.unwrap_or(current.spare),
-            begun: current.begun.is_some(),
-        }),
+        _ => {
+            steps.extend(make_room(current));
+            steps.push(Step::Create {
+                path,
+                uuid: current.begun.unwrap_or(current.spare),
+                begun: current.begun.is_some(),
+            });
+        }
     }
     if let Some(text) = drop_in(place)
         && current.local.drop_in.as_ref() != Some(&text)

@@ -35,6 +35,7 @@ fn osd(uuid: &str, id: u32) -> Label {
 fn bare() -> Current {
     Current {
         label: Label::Empty,
+        former: Vec::new(),
         begun: None,
         spare: Uuid::from_u128(1),
         local: Local::default(),
@@ -227,6 +228,129 @@ fn a_device_with_anything_else_on_it_is_refused() {
         let reason = refusal(&device(), &current).expect(wanted);
         assert!(reason.starts_with(wanted), "{reason}");
     }
+}
+
+/// osd.0, whose directory still names the device.
+fn replaced(uuid: &str, unit: Unit) -> Vec<Former> {
+    vec![Former {
+        id: 0,
+        uuid: uuid.parse().unwrap(),
+        unit,
+    }]
+}
+
+#[test]
+fn an_empty_device_in_the_place_of_an_osd_replaces_it() {
+    let enabled = Unit {
+        active: false,
+        enabled: true,
+    };
+    let mut current = Current {
+        former: replaced(KNOWN, enabled),
+        ..bare()
+    };
+    assert_eq!(
+        lines(&device(), &current),
+        [
+            "mark osd.0 out, so that its data moves away",
+            "retire the service of osd.0, whose device is gone",
+            "create an OSD on /dev/disk/by-id/a",
+            "give the OSD its device at every start",
+            "enable the OSD's service",
+            "start the OSD",
+            "wait until the OSD is up",
+        ]
+    );
+    // A run that was killed after the first step, after the second one, and in the middle of the new OSD.
+    current.map = out(current.map);
+    assert_eq!(
+        lines(&device(), &current)[..2],
+        [
+            "retire the service of osd.0, whose device is gone",
+            "create an OSD on /dev/disk/by-id/a"
+        ]
+    );
+    current.former = replaced(KNOWN, Unit::default());
+    assert_eq!(
+        lines(&device(), &current)[0],
+        "create an OSD on /dev/disk/by-id/a"
+    );
+    current.begun = OTHER.parse().ok();
+    assert_eq!(
+        lines(&device(), &current)[0],
+        "finish the OSD that was begun on /dev/disk/by-id/a"
+    );
+    // The new one is there: what the former one is now is not this task's business.
+    let mut whole = settled();
+    whole.former = replaced(OTHER, Unit::default());
+    assert_eq!(lines(&device(), &whole), [""; 0]);
+    // The cluster has purged it, and the new one may get its number.
+    current.begun = None;
+    current.former = replaced(OTHER, enabled);
+    assert_eq!(
+        lines(&device(), &current)[..3],
+        [
+            "retire the service of osd.0, whose device is gone",
+            "remove what osd.0 has on this machine",
+            "create an OSD on /dev/disk/by-id/a"
+        ]
+    );
+}
+
+/// The map with all of its OSDs marked out.
+fn out(map: crate::map::OsdMap) -> crate::map::OsdMap {
+    let osds = map
+        .osds
+        .iter()
+        .map(|osd| json!({"osd": osd.osd, "uuid": osd.uuid, "up": u8::from(osd.is_up()), "in": 0}));
+    let osds = serde_json::from_value(osds.collect()).unwrap();
+    crate::map::OsdMap { osds, ..map }
+}
+
+#[test]
+fn a_running_osd_that_lost_its_label_is_not_replaced() {
+    for active in [true, false] {
+        let current = Current {
+            former: replaced(
+                KNOWN,
+                Unit {
+                    active,
+                    enabled: true,
+                },
+            ),
+            ..bare()
+        };
+        let wanted = active.then_some(
+            "osd.0 runs on /dev/disk/by-id/a, which no longer holds its label; stop it first if its device was replaced",
+        );
+        assert_eq!(refusal(&device(), &current).as_deref(), wanted);
+    }
+}
+
+#[test]
+fn the_former_osd_of_a_replaced_device_goes_when_the_copies_are_whole() {
+    let absent = desired(json!({"id": 0, "state": "absent"}));
+    let mut current = Current {
+        label: Label::Nowhere,
+        local: Local {
+            folder: true,
+            ..Local::default()
+        },
+        removal: removal(Verdict::Yes, Verdict::Unknown),
+        ..bare()
+    };
+    assert_eq!(
+        refusal(&absent, &current).as_deref(),
+        Some("the cluster cannot tell yet whether osd.0 is safe to destroy")
+    );
+    current.removal = removal(Verdict::Yes, Verdict::Yes);
+    assert_eq!(
+        lines(&absent, &current),
+        [
+            "purge osd.0 from the cluster",
+            "remove what osd.0 has on this machine"
+        ]
+    );
 }
 
 fn removal(stop: Verdict, destroy: Verdict) -> Option<Removal> {

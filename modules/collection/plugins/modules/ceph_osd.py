@@ -17,6 +17,10 @@ description:
   machine was installed anew, is taken into service again with its data. A device that holds anything else is
   refused. An OSD is removed only if the cluster says that it can be stopped and, after its data has moved,
   that it is safe to destroy. The machine needs C(/etc/ceph/ceph.conf) and the administrator''s keyring.'
+- 'An empty device in the place of one that was an OSD is its replacement: the new OSD gets a number of its
+  own, the former one is marked out and its service retired, so that its data is made anew on the new device.
+  The cluster keeps the former one until it is removed by its C(id), which is refused as long as copies are
+  missing.'
 author:
 - Ondol contributors (@ondol)
 options:
@@ -93,6 +97,11 @@ EXAMPLES = r"""
   ondol.cloud.ceph_osd:
     file: /var/lib/ceph/osd-files/a.img
     file_size_mib: 8192
+
+- name: An OSD whose disk was replaced is forgotten, once its copies are on the new one
+  ondol.cloud.ceph_osd:
+    id: 7
+    state: absent
 
 - name: A disk is taken out of service when its data has moved elsewhere
   ondol.cloud.ceph_osd:

@@ -14,8 +14,9 @@ short_description: Configure this machine's MariaDB server
 version_added: 0.1.0
 description:
 - The server itself checks the configuration before it is written. A variable that can be set while the
-  server runs is set; for the others the server is restarted if C(allow_restart) says so. In a Galera cluster
-  that is left to M(ondol.cloud.mariadb_galera_node).
+  server runs is set; for the others the server is restarted if C(allow_restart) says so; one that does not
+  come up then gets its former configuration back. In a Galera cluster that is left to
+  M(ondol.cloud.mariadb_galera_node).
 author:
 - Ondol contributors (@ondol)
 options:

@@ -64,10 +64,10 @@ options:
         description:
         - How the server is known to be the right one.
         - 'V(authority): By a certificate that the authority in C(ca_file) signed, for whatever name: those
-          that MySQL makes for itself name no host.'
+          that a server makes for itself name no host.'
         - 'V(identity): By a certificate that the authority in C(ca_file) signed for the host.'
-        - 'V(off): Not at all, and not encrypted. It works only while the server has the password in its
-          cache: the password itself is never sent.'
+        - 'V(off): Not at all, and not encrypted. The password itself is never sent: with
+          C(caching_sha2_password) it works only while the server has it in its cache.'
         type: str
         choices:
         - authority

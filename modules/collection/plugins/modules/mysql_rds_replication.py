@@ -50,10 +50,10 @@ options:
         description:
         - How the server is known to be the right one.
         - 'V(authority): By a certificate that the authority in C(ca_file) signed, for whatever name: those
-          that MySQL makes for itself name no host.'
+          that a server makes for itself name no host.'
         - 'V(identity): By a certificate that the authority in C(ca_file) signed for the host.'
-        - 'V(off): Not at all, and not encrypted. It works only while the server has the password in its
-          cache: the password itself is never sent.'
+        - 'V(off): Not at all, and not encrypted. The password itself is never sent: with
+          C(caching_sha2_password) it works only while the server has it in its cache.'
         type: str
         choices:
         - authority
@@ -69,7 +69,8 @@ options:
     - What shall be.
     - 'V(running): RDS replicates.'
     - 'V(stopped): It knows its source, and does not replicate.'
-    - 'V(absent): It knows no source and is a server of its own.'
+    - 'V(absent): It knows no source and is a server of its own. If this machine''s server is closed to
+      writes, RDS has all of its data then: so it takes over.'
     type: str
     choices:
     - running

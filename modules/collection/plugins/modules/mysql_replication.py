@@ -56,10 +56,10 @@ options:
         description:
         - How a member is known to be the right one.
         - 'V(authority): By a certificate that the authority in C(ca_file) signed, for whatever name: those
-          that MySQL makes for itself name no host.'
+          that a server makes for itself name no host.'
         - 'V(identity): By a certificate that the authority in C(ca_file) signed for the host.'
-        - 'V(off): Not at all, and not encrypted. It works only while the server has the password in its
-          cache: the password itself is never sent.'
+        - 'V(off): Not at all, and not encrypted. The password itself is never sent: with
+          C(caching_sha2_password) it works only while the server has it in its cache.'
         type: str
         choices:
         - authority
@@ -78,7 +78,8 @@ options:
     default: true
   copy:
     description:
-    - When this server's data may be replaced by a copy of the source's.
+    - 'When this server''s data may be replaced by a copy of the source''s. Amazon RDS gives no copy:
+      V(never).'
     - 'V(never): Not at all.'
     - 'V(new): On a server that has executed no transaction.'
     - 'V(allowed): On a server that cannot catch up either, or has errant transactions. They are lost.'
@@ -87,6 +88,12 @@ options:
     - never
     - new
     - allowed
+  leave_out_system_tables:
+    description:
+    - 'Leaves out what the source writes to its own schema C(mysql): accounts, and Amazon RDS''s
+      housekeeping. Needed to follow RDS, which writes there all the time what no other server has.'
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Can run in check mode and say what it would change.
@@ -114,6 +121,19 @@ EXAMPLES = r"""
     replication:
       password: "{{ vault_mysql_replication_password }}"
       ca_file: /etc/mysql/ca.pem
+  become: true
+
+- name: The way back, after RDS took the writes
+  ondol.cloud.mysql_replication:
+    source:
+      address: "{{ rds_endpoint }}"
+    replication:
+      password: "{{ vault_mysql_replication_password }}"
+      tls: identity
+      ca_file: /etc/mysql/rds-global-bundle.pem
+    semi_synchronous: false
+    copy: never
+    leave_out_system_tables: true
   become: true
 """
 

@@ -10,13 +10,56 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: mysql_status
-short_description: Tell the role and the progress of this machine's MySQL server
+short_description: Tell the role and the progress of a MySQL server
 version_added: 0.1.0
 description:
-- Tell the role and the progress of this machine's MySQL server.
+- Tell the role and the progress of a MySQL server.
 author:
 - Ondol contributors (@ondol)
-options: {}
+options:
+  server:
+    description:
+    - A server that is reached over TCP, such as an RDS instance, in place of the one on this machine.
+    type: dict
+    suboptions:
+      host:
+        description:
+        - Host name or address.
+        type: str
+        required: true
+      port:
+        description:
+        - Port.
+        type: int
+        default: 3306
+      user:
+        description:
+        - User to log in as.
+        type: str
+        required: true
+      password:
+        description:
+        - Its password.
+        - The value is a secret and is never shown.
+        type: str
+        required: true
+      tls:
+        description:
+        - How the server is known to be the right one.
+        - 'V(authority): By a certificate that the authority in C(ca_file) signed, for whatever name: those
+          that a server makes for itself name no host.'
+        - 'V(identity): By a certificate that the authority in C(ca_file) signed for the host.'
+        - 'V(off): Not at all, and not encrypted. The password itself is never sent: with
+          C(caching_sha2_password) it works only while the server has it in its cache.'
+        type: str
+        choices:
+        - authority
+        - identity
+        - 'off'
+      ca_file:
+        description:
+        - File of the certificate authority, on this machine. Needed unless O(server.tls=off).
+        type: str
 attributes:
   check_mode:
     description: Can run in check mode and say what it would change.
@@ -41,6 +84,16 @@ EXAMPLES = r"""
   ondol.cloud.mysql_status:
   become: true
   register: status
+
+- name: How far RDS is behind
+  ondol.cloud.mysql_status:
+    server:
+      host: "{{ rds_endpoint }}"
+      user: admin
+      password: "{{ vault_rds_password }}"
+      tls: identity
+      ca_file: /etc/ssl/certs/rds-global-bundle.pem
+  register: rds
 """
 
 RETURN = r"""

@@ -9,7 +9,7 @@ use super::Desired;
 use crate::client::Client;
 use crate::gtid::GtidSet;
 use crate::local::Place;
-use crate::members::describe;
+use crate::members::{LEAVE_OUT, describe};
 use crate::sql::{account, literal};
 
 pub(super) fn has_clone(client: &mut Client) -> anyhow::Result<bool> {
@@ -80,6 +80,32 @@ pub(super) fn copied(place: &Place) -> anyhow::Result<Option<()>> {
         "Completed" => Ok(Some(())),
         _ => Ok(None),
     }
+}
+
+/// The tables that replication leaves out, as patterns.
+pub(super) fn left_out(client: &mut Client) -> anyhow::Result<String> {
+    let rows = client.query(&format!(
+        "SELECT FILTER_RULE FROM performance_schema.replication_applier_global_filters WHERE FILTER_NAME = '{}'",
+        LEAVE_OUT.to_ascii_uppercase()
+    ))?;
+    Ok(rows
+        .first()
+        .map(|row| row.text(0).to_owned())
+        .unwrap_or_default())
+}
+
+/// It holds until the next start; the file of the role has it for then.
+pub(super) fn leave_out(client: &mut Client, pattern: &str) -> anyhow::Result<()> {
+    let list = if pattern.is_empty() {
+        String::new()
+    } else {
+        literal(pattern)
+    };
+    client.run("STOP REPLICA")?;
+    Ok(client.run(&format!(
+        "CHANGE REPLICATION FILTER {} = ({list})",
+        LEAVE_OUT.to_ascii_uppercase()
+    ))?)
 }
 
 /// How long a replica may take to reach its source.

@@ -1,7 +1,7 @@
 //! Whether a server may follow a source with the data it has, and what is not in order in how it does. Pure.
 
 use super::{Copy, Current, Desired, Present, Step};
-use crate::members::{Follows, role_file};
+use crate::members::{Follows, role_file_leaving_out};
 
 /// How the data comes about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub(super) fn to_mend(desired: &Desired, follows: Option<&Follows>) -> Option<&'
 /// What a run does now.
 pub(super) fn steps(desired: &Desired, current: &Current) -> Vec<Step> {
     let source = format!("{} port {}", desired.source.address, desired.source.port);
-    let text = role_file(desired.semi_synchronous);
+    let text = role_file_leaving_out(desired.semi_synchronous, desired.leave_out);
     let unknown = Present::default();
     let (present, verdict) = match current {
         // As a new server will be found.
@@ -107,6 +107,11 @@ pub(super) fn steps(desired: &Desired, current: &Current) -> Vec<Step> {
     if confirm {
         steps.push(Step::SetSemiSync);
     }
+    if present.leaves_out != desired.leave_out {
+        steps.push(Step::LeaveOut {
+            pattern: desired.leave_out,
+        });
+    }
     let mut why = to_mend(desired, present.me.follows.as_ref());
     if let Verdict::Copy(reason) = verdict {
         steps.push(Step::Copy {
@@ -114,6 +119,10 @@ pub(super) fn steps(desired: &Desired, current: &Current) -> Vec<Step> {
             why: reason,
         });
         why = Some("its data is a copy");
+    }
+    // The filter is set between two applications.
+    if why.is_none() && present.leaves_out != desired.leave_out {
+        why = Some("what it leaves out is changed");
     }
     if let Some(why) = why.or(confirm.then_some("it is to confirm what it receives")) {
         steps.push(Step::Follow {

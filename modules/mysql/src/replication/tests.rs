@@ -65,6 +65,7 @@ fn replica(executed: &str) -> Present {
             source_enabled: false,
         },
         clone_loaded: true,
+        leaves_out: String::new(),
     }
 }
 
@@ -137,6 +138,25 @@ fn plans() {
         lines(none, stopped),
         ["follow db-1 port 3306: it does not receive"]
     );
+}
+
+#[test]
+fn a_replica_of_rds_leaves_out_the_system_tables() {
+    let rds = serde_json::json!({"copy": "never", "leave_out_system_tables": true});
+    let starts = "close the server to writes whenever it starts";
+    let again = "follow db-1 port 3306: what it leaves out is changed";
+    assert_eq!(
+        lines(rds.clone(), replica("A:1-18")),
+        [starts, "leave out the tables mysql.%", again]
+    );
+    let mut set = replica("A:1-18");
+    set.leaves_out = "mysql.%".to_owned();
+    assert_eq!(
+        lines(serde_json::json!({}), set.clone()),
+        ["leave out no table", again]
+    );
+    set.file = crate::members::role_file_leaving_out(true, "mysql.%");
+    assert_eq!(lines(rds, set), [""; 0]);
 }
 
 #[test]

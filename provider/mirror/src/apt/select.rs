@@ -87,7 +87,7 @@ pub(crate) fn select(
             reason: error.to_string(),
         })?);
     }
-    let mut entries: BTreeMap<Entry, Download> = BTreeMap::new();
+    let mut entries: Vec<(Entry, Download)> = Vec::new();
     let mut components: BTreeSet<String> = BTreeSet::new();
     for upstream in &config.upstreams {
         components.extend(upstream.components());
@@ -139,7 +139,7 @@ pub(crate) fn select(
                 index.push('\n');
             }
             packages::with_filename(universe.package(id), &entry.file, index);
-            entries.entry(entry).or_insert(download);
+            entries.push((entry, download));
         }
     }
     if !unsatisfied.is_empty() {
@@ -154,6 +154,9 @@ pub(crate) fn select(
             text,
         })
         .collect();
+    // One of architecture `all` comes with each of the others.
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    entries.dedup_by(|(a, _), (b, _)| a == b);
     let (packages, downloads) = entries.into_iter().unzip();
     Ok((
         Draft {

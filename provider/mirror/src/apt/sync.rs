@@ -181,8 +181,8 @@ impl<'a> Work<'a> {
         let mut inputs = self.inputs(&suites);
         let state = State::read(&root);
         if !crashed
-            && let Some(current) = publisher.current()?
             && state.inputs == Some(inputs)
+            && let Some(current) = publisher.current()?
             && state.snapshot.as_ref() == Some(&current.id)
             && publisher.is_whole(&current)
         {
@@ -500,16 +500,20 @@ impl<'a> Work<'a> {
 
     async fn fetch_all(&self, phase: &str, downloads: Vec<Download>, batch: &Batch) -> Result<()> {
         let pool = self.cache.pool();
+        let files = downloads.len();
+        let mut absent = Vec::new();
         let mut bytes = 0;
-        for download in &downloads {
+        for download in downloads {
             if !pool.holds(&download.sha256)? {
                 bytes += download.size.unwrap_or(0);
+                absent.push(download);
             }
         }
         self.check_room(phase, bytes)?;
-        self.meter.phase(phase, downloads.len() as u64, bytes);
+        self.meter.phase(phase, files as u64, bytes);
+        self.meter.files_done((files - absent.len()) as u64);
         self.fetcher
-            .fetch_unsynced(pool, downloads, self.meter, self.cancel, batch)
+            .fetch_unsynced(pool, absent, self.meter, self.cancel, batch)
             .await?;
         Ok(())
     }

@@ -87,7 +87,14 @@ impl Interface {
     }
 
     pub(super) fn validate(&self, at: &tfplugin::Path, diagnostics: &mut Diagnostics) {
-        const KINDS: [&str; 5] = ["bridged", "nat", "hostonly", "intnet", "natnetwork"];
+        const KINDS: [&str; 6] = [
+            "bridged",
+            "nat",
+            "hostonly",
+            "hostonlynet",
+            "intnet",
+            "natnetwork",
+        ];
         check_word(diagnostics, at.child("type"), &self.kind, &KINDS);
         check_word(diagnostics, at.child("model"), &self.model, NicModel::WORDS);
         check_word(
@@ -143,6 +150,7 @@ fn attachment(kind: &str, to: String) -> Option<Attachment> {
         "nat" => Attachment::Nat,
         "bridged" => Attachment::Bridged(to),
         "hostonly" => Attachment::HostOnly(to),
+        "hostonlynet" => Attachment::Vmnet(to),
         "intnet" => Attachment::Internal(to),
         "natnetwork" => Attachment::NatNetwork(to),
         _ => return None,

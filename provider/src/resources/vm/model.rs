@@ -111,8 +111,8 @@ pub struct Interface {
     pub name: Attr<String>,
     /// Its hardware address. Left out, the engine chooses one.
     pub mac_address: Attr<String>,
-    /// Where its cable leads with VirtualBox: `bridged`, `nat`, `hostonly`, `intnet` or `natnetwork`. Default: bridged with the host's
-    /// `virtualbox.bridged_adapter`, else `nat`.
+    /// Where its cable leads with VirtualBox: `bridged`, `nat`, `hostonly`, `hostonlynet` (macOS), `intnet` or `natnetwork`. Default: bridged
+    /// with the host's `virtualbox.bridged_adapter`, else `nat`.
     #[serde(rename = "type")]
     pub kind: Attr<String>,
     /// The host's adapter or the network that the cable leads to; all types but `nat` need it.

@@ -24,6 +24,7 @@ pub(crate) enum Fault {
     FailUpdate,
     FailDelete,
     LeaveUnknown,
+    PanicIdentity,
 }
 
 /// Something that breaks.
@@ -38,6 +39,12 @@ pub(crate) struct Model {
     pub(crate) note: Attr<String>,
 }
 
+/// What tells it from others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Identity {
+    pub(crate) id: String,
+}
+
 type Cx = Operation<Machine>;
 
 fn broken(act: &str) -> Diagnostic {
@@ -49,7 +56,7 @@ fn broken(act: &str) -> Diagnostic {
 impl Resource for Faulty {
     type Model = Model;
     type Context = Machine;
-    type Identity = ();
+    type Identity = Identity;
     type Private = ();
 
     const TYPE_NAME: &'static str = "sample_faulty";
@@ -88,6 +95,14 @@ impl Resource for Faulty {
                 ..planned
             }),
         }
+    }
+
+    fn identity(state: &Model) -> Option<Identity> {
+        if state.fault == Attr::Known(Fault::PanicIdentity) {
+            panic!("identified to panic");
+        }
+        let id = state.id.as_str()?.to_owned();
+        Some(Identity { id })
     }
 
     async fn read(_: &Cx, state: Model) -> Result<Option<Model>, Diagnostics> {

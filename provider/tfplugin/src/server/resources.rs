@@ -6,7 +6,7 @@ use super::others::left_open;
 use super::{Inner, act, codec, new_private, no_such, run, with_warnings};
 use crate::cty::{Value, json};
 use crate::erased::{AnyResource, Applied, ImportTarget, PlannedValue, unreadable};
-use crate::operation::{Record, Verb, lock};
+use crate::operation::{Act, Record, Verb, lock};
 use crate::proto::tfplugin6 as wire;
 use crate::schema::Schema;
 use crate::{Diagnostic, Diagnostics, MoveSource, Provider, plan, validate};
@@ -54,6 +54,18 @@ impl<P: Provider> Inner<P> {
         Ok(Some(wire::ResourceIdentityData {
             identity_data: Some(codec::write(&identity, &schema.kind)?),
         }))
+    }
+
+    /// [`identity`](Self::identity) in a task of its own: the provider's code makes it, and may panic.
+    async fn identified(
+        self: &Arc<Self>,
+        act: &Act,
+        name: &str,
+        state: &Value,
+    ) -> Result<Option<wire::ResourceIdentityData>, Diagnostic> {
+        let (inner, name, state) = (Arc::clone(self), name.to_owned(), state.clone());
+        let work = async move { inner.identity(&name, &state) };
+        run::run(act, self.bounds(None), work).await?
     }
 
     pub(super) async fn validate_resource(
@@ -143,22 +155,13 @@ impl<P: Provider> Inner<P> {
         self: Arc<Self>,
         request: wire::upgrade_resource_identity::Request,
     ) -> wire::upgrade_resource_identity::Response {
-        let upgraded = || {
-            let (resource, _) = self.resource(&request.type_name)?;
-            let bytes = codec::raw_json(request.raw_identity.clone())?;
-            let identity = serde_json::from_slice(&bytes).map_err(|error| {
-                Diagnostic::error(format!("Cannot read the identity of {}", request.type_name))
-                    .detail(error.to_string())
-            })?;
-            let identity = resource.upgrade_identity(request.version, identity)?;
-            let schema = resource
-                .identity_schema()?
-                .expect("upgrade_identity refuses where there is none");
-            codec::write(&identity, &schema.kind)
-        };
-        let (identity, diagnostics) = match upgraded() {
-            Ok(identity) => (Some(identity), Diagnostics::new()),
-            Err(diagnostic) => (None, diagnostic.into()),
+        let inner = Arc::clone(&self);
+        let act = act(Verb::Upgrade, &request.type_name);
+        let work = async move { inner.upgraded_identity(request) };
+        let outcome = run::run(&act, self.bounds(None), work).await;
+        let (identity, diagnostics) = match outcome {
+            Ok(Ok(identity)) => (Some(identity), Diagnostics::new()),
+            Ok(Err(diagnostic)) | Err(diagnostic) => (None, diagnostic.into()),
         };
         wire::upgrade_resource_identity::Response {
             upgraded_identity: identity.map(|identity| wire::ResourceIdentityData {
@@ -166,6 +169,23 @@ impl<P: Provider> Inner<P> {
             }),
             diagnostics: diagnostics.into_wire(),
         }
+    }
+
+    fn upgraded_identity(
+        &self,
+        request: wire::upgrade_resource_identity::Request,
+    ) -> Result<wire::DynamicValue, Diagnostic> {
+        let (resource, _) = self.resource(&request.type_name)?;
+        let bytes = codec::raw_json(request.raw_identity)?;
+        let identity = serde_json::from_slice(&bytes).map_err(|error| {
+            Diagnostic::error(format!("Cannot read the identity of {}", request.type_name))
+                .detail(error.to_string())
+        })?;
+        let identity = resource.upgrade_identity(request.version, identity)?;
+        let schema = resource
+            .identity_schema()?
+            .expect("upgrade_identity refuses where there is none");
+        codec::write(&identity, &schema.kind)
     }
 
     pub(super) async fn read(
@@ -217,7 +237,7 @@ impl<P: Provider> Inner<P> {
         plan::null_write_only(&schema.attributes, &mut state);
         left_open(&act.to_string(), &mut state).into_result()?;
         Ok(Found {
-            identity: self.identity(&name, &state)?,
+            identity: self.identified(&act, &name, &state).await?,
             state: codec::write(&state, schema.kind())?,
         })
     }
@@ -339,15 +359,15 @@ impl<P: Provider> Inner<P> {
             (false, true) => Verb::Delete,
             (false, false) => Verb::Update,
         };
+        let act = act(verb, &name);
         if verb == Verb::Update && !plan::differs(schema, &prior, &planned) {
             // Only limits of operations changed: there is nothing to do.
             return Ok(Outcome {
-                identity: self.identity(&name, &planned)?,
+                identity: self.identified(&act, &name, &planned).await?,
                 state: codec::write(&planned, schema.kind())?,
                 diagnostics: Diagnostics::new(),
             });
         }
-        let act = act(verb, &name);
         let limits = if verb == Verb::Delete {
             &prior
         } else {
@@ -385,8 +405,16 @@ impl<P: Provider> Inner<P> {
         if !diagnostics.has_error() {
             diagnostics.extend(open);
         }
+        // What was done is in the state, whether it can be identified or not.
+        let identity = match self.identified(&act, &name, &state).await {
+            Ok(identity) => identity,
+            Err(failure) => {
+                diagnostics.push(failure);
+                None
+            }
+        };
         Ok(Outcome {
-            identity: self.identity(&name, &state)?,
+            identity,
             state: codec::write(&state, schema.kind())?,
             diagnostics,
         })
@@ -440,7 +468,10 @@ impl<P: Provider> Inner<P> {
         Ok(wire::import_resource_state::ImportedResource {
             state: Some(codec::write(&state, schema.kind())?),
             private: new_private(record, Vec::new()),
-            identity: self.identity(&name, &state)?.or(request.identity),
+            identity: self
+                .identified(&act, &name, &state)
+                .await?
+                .or(request.identity),
             type_name: name,
         })
     }

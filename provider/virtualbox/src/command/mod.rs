@@ -463,6 +463,11 @@ mod tests {
                 "--nic2 hostonly --host-only-adapter2 vboxnet0",
             ),
             (
+                Setting::Nic(2, Attachment::Vmnet("lan".to_owned())),
+                "--nic2 hostonlynet --host-only-net2 lan",
+                "--nic2 hostonlynet --host-only-net2 lan",
+            ),
+            (
                 Setting::Nic(3, Attachment::Internal("lan".to_owned())),
                 "--nic3 intnet --intnet3 lan",
                 "--nic3 intnet --intnet3 lan",

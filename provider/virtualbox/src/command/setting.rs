@@ -55,6 +55,8 @@ pub enum Attachment {
     /// The host's adapter, as `list bridgedifs` names it.
     Bridged(String),
     HostOnly(String),
+    /// A host-only network of macOS, as `list hostonlynets` names it.
+    Vmnet(String),
     Internal(String),
     NatNetwork(String),
 }
@@ -66,6 +68,7 @@ impl Attachment {
             Self::Nat => "nat",
             Self::Bridged(_) => "bridged",
             Self::HostOnly(_) => "hostonly",
+            Self::Vmnet(_) => "hostonlynet",
             Self::Internal(_) => "intnet",
             Self::NatNetwork(_) => "natnetwork",
         }
@@ -77,6 +80,7 @@ impl Attachment {
             Self::Absent | Self::Nat => None,
             Self::Bridged(name)
             | Self::HostOnly(name)
+            | Self::Vmnet(name)
             | Self::Internal(name)
             | Self::NatNetwork(name) => Some(name),
         }
@@ -198,6 +202,8 @@ impl Setting {
                     Attachment::HostOnly(_) => {
                         Some(numbered("hostonlyadapter", "host-only-adapter", slot))
                     }
+                    // Younger than the renaming of flags.
+                    Attachment::Vmnet(_) => Some(format!("--host-only-net{slot}")),
                     Attachment::Internal(_) => Some(format!("--intnet{slot}")),
                     Attachment::NatNetwork(_) => Some(format!("--nat-network{slot}")),
                 };

@@ -81,13 +81,22 @@ impl Host {
             let (name, command) = match &adapter.attachment {
                 Some(Attachment::Bridged(name)) => (name, Command::ListBridgedAdapters),
                 Some(Attachment::HostOnly(name)) => (name, Command::ListHostOnlyAdapters),
+                Some(Attachment::Vmnet(name)) => (name, Command::ListVmnets),
                 Some(Attachment::NatNetwork(name)) => (name, Command::ListNatNetworks),
                 _ => continue,
             };
             let kind = adapter.attachment.as_ref().map_or("", Attachment::kind);
             if !lists.contains_key(kind) {
-                let text = machine.run(&command).await?;
+                // Elsewhere VBoxManage does not know the list.
+                let text = match command {
+                    Command::ListVmnets if !self.has_vmnet().await? => String::new(),
+                    _ => machine.run(&command).await?,
+                };
                 let names = match command {
+                    Command::ListVmnets => network::vmnets(&text)
+                        .into_iter()
+                        .map(|it| it.name)
+                        .collect(),
                     Command::ListNatNetworks => network::nat_networks(&text)
                         .into_iter()
                         .map(|it| it.name)

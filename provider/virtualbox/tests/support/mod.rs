@@ -106,6 +106,30 @@ impl Host {
         Self::with(&[], "true")
     }
 
+    /// One with a network of its own, where it is 10.77.4.1/24 on the bridge `lan0`, and with this machine's files at /machine.
+    pub(crate) fn start_with_lan() -> Option<Self> {
+        let lan = "ip link set lo up; ip link add lan0 type bridge; ip address add 10.77.4.1/24 dev lan0; ip link set lan0 up";
+        let host = Self::with(&["--net"], lan)?;
+        let root = host.directory.path().join("root");
+        fs::create_dir(host.path("/machine")).expect("the host can be written to");
+        let pid = host.pid.to_string();
+        let status = Command::new("nsenter")
+            .args(["--target", &pid, "--mount", "mount", "--rbind", "/"])
+            .arg(root.join("machine"))
+            .status();
+        assert!(status.is_ok_and(|it| it.success()), "{}", root.display());
+        fs::write(host.path("/root/root"), root.display().to_string()).expect("writable");
+        Some(host)
+    }
+
+    /// What leads a program of this machine into the host's network: comes before it.
+    pub(crate) fn network(&self) -> Vec<String> {
+        let pid = self.pid.to_string();
+        ["nsenter", "--target", &pid, "--net"]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
     fn with(namespaces: &[&str], first: &str) -> Option<Self> {
         match tree() {
             Ok(tree) => Some(Self::within(&tree, namespaces, first)),

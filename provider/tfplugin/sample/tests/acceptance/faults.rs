@@ -34,6 +34,15 @@ fn a_panic_while_creating_leaves_no_resource_behind_unless_it_kept_one() {
 }
 
 #[test]
+fn a_panic_over_the_identity_of_what_was_created_does_not_lose_it() {
+    let terraform = Terraform::new(&faulty("panic_identity"));
+    let run = terraform.apply().failed();
+    run.says("The provider crashed: create sample_faulty")
+        .says("identified to panic");
+    assert!(terraform.state_file().contains("\"whole\""));
+}
+
+#[test]
 fn a_panic_while_reading_keeps_the_state() {
     let terraform = Terraform::new(
         "resource \"sample_faulty\" \"a\" {\n fault = \"none\"\n note = \"panic on read\"\n}",

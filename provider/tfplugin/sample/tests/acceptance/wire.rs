@@ -88,7 +88,7 @@ async fn identities_are_announced_reported_and_imported_from() {
         .expect("an answer")
         .into_inner();
     let names: Vec<_> = schemas.identity_schemas.keys().collect();
-    assert_eq!(names, ["sample_file"]);
+    assert_eq!(names.len(), 2, "{names:?}");
     let attribute = &schemas.identity_schemas["sample_file"].identity_attributes[0];
     assert!(attribute.required_for_import);
 
@@ -370,7 +370,7 @@ async fn a_handshake_that_never_ends_does_not_hold_up_the_next() {
         .await
         .expect("an answer");
     assert!(
-        began.elapsed() < Duration::from_secs(2),
+        began.elapsed() < Duration::from_secs(8),
         "{:?}",
         began.elapsed()
     );
@@ -397,23 +397,29 @@ async fn an_operation_outlives_a_dropped_connection() {
         machine,
         ..
     } = sample().await;
-    let config = as_json(&json!({"create_millis": 300, "deaf": false}));
+    let diary = || std::fs::read_to_string(machine.path().join("diary")).unwrap_or_default();
+    let config = as_json(&json!({"create_millis": 1500, "deaf": false}));
     let request = wire::apply_resource_change::Request {
         type_name: "sample_slow".to_owned(),
         planned_state: Some(config.clone()),
         config: Some(config),
         ..Default::default()
     };
-    let call = client.apply_resource_change(request);
-    assert!(
-        tokio::time::timeout(Duration::from_millis(100), call)
-            .await
-            .is_err()
-    );
+    tokio::select! {
+        answer = client.apply_resource_change(request) => panic!("it should take longer: {answer:?}"),
+        () = until(|| diary().contains("create began")) => {}
+    }
     drop(client);
-    tokio::time::sleep(Duration::from_millis(800)).await;
-    let diary = std::fs::read_to_string(machine.path().join("diary")).expect("a diary");
-    assert!(diary.ends_with("create ended\n"), "{diary}");
+    until(|| diary().ends_with("create ended\n")).await;
+}
+
+/// Waits for what is to come soon, but not for ever.
+async fn until(come: impl Fn() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !come() {
+        assert!(Instant::now() < patience, "it did not come");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]
@@ -433,7 +439,7 @@ async fn it_exits_when_terraform_says_so_and_leaves_no_socket() {
         GrpcControllerClient::new(plugin.connect(Some(&certificate)).await.expect("a channel"));
     controller.shutdown(Empty {}).await.expect("an answer");
     drop(client);
-    let status = tokio::time::timeout(Duration::from_secs(3), plugin.process.wait()).await;
+    let status = tokio::time::timeout(Duration::from_secs(20), plugin.process.wait()).await;
     assert!(status.expect("it ends soon").expect("it ends").success());
     assert!(!folder.exists());
 }
@@ -463,11 +469,7 @@ async fn what_a_killed_provider_left_goes_when_another_starts() {
     }
     assert!(left.exists());
     let (_next, own) = start().await;
-    let patience = Instant::now() + Duration::from_secs(3);
-    while left.exists() && Instant::now() < patience {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(!left.exists());
+    until(|| !left.exists()).await;
     assert!(busy.join("socket").exists() && own.join("socket").exists());
 }
 

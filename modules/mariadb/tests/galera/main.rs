@@ -1,8 +1,11 @@
-//! A Galera cluster of two nodes and an arbitrator on real machines, from nothing through every loss that it must survive.
+//! MariaDB on real machines: one server with its accounts, then a Galera cluster of two nodes and an arbitrator, from nothing through every loss
+//! that it must survive.
 //!
 //! One test, because each part needs the cluster that the part before left. Needs root, systemd-nspawn and, once, a Debian mirror.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod accounts;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,10 +15,13 @@ use std::time::{Duration, Instant};
 
 use ondol_kit::Entry;
 use ondol_mariadb::arbitrator::Arbitrator;
+use ondol_mariadb::database::MariadbDatabase;
 use ondol_mariadb::galera_node::Galera;
 use ondol_mariadb::instance::Instance;
+use ondol_mariadb::privileges::MariadbPrivileges;
 use ondol_mariadb::status::Status;
-use ondol_test_lab::reply::{refused, steps, unchanged};
+use ondol_mariadb::user::MariadbUser;
+use ondol_test_lab::reply::{failure, refused, steps, unchanged};
 use ondol_test_lab::{
     TestLab, VmSpec, answer, answer_in, argv, debian_with, eventually, image, input, spec,
 };
@@ -29,6 +35,9 @@ fn answers_a_call() {
         Entry::module::<Arbitrator>(),
         Entry::module::<Galera>(),
         Entry::module::<Instance>(),
+        Entry::module::<MariadbDatabase>(),
+        Entry::module::<MariadbPrivileges>(),
+        Entry::module::<MariadbUser>(),
         Entry::probe::<Status>(),
     ]);
 }
@@ -249,6 +258,8 @@ fn a_cluster_lives_through_the_loss_of_each_part() {
     bad_parameters(&cluster);
     part("an instance");
     an_instance_of_its_own(&cluster);
+    part("accounts and databases");
+    accounts::on_one_server(&cluster);
     part("a new cluster");
     a_new_cluster(&cluster);
     part("the arbitrator");
@@ -341,10 +352,31 @@ fn an_instance_of_its_own(cluster: &Cluster) {
         ["restart the server for back_log (\"50\" instead of \"80\")"]
     );
     assert_eq!(running(), "91\t50");
-    unchanged(&call(args));
+    unchanged(&call(args.clone()));
     unchanged(&call(
         json!({"settings": {"max_connections": 91, "back_log": 50}}),
     ));
+    // A port that is taken: the server's words, and it is not lost.
+    cluster.lab.sh(
+        ONE,
+        "systemd-run --quiet --unit=taken socat TCP-LISTEN:3399,fork PIPE",
+    );
+    eventually("the port is taken", || {
+        cluster.lab.sh_ok(ONE, "ss -Hltn sport = 3399 | grep -q .")
+    });
+    let mut taken = args.clone();
+    taken["settings"]["port"] = json!(3399);
+    let reason = failure(&call(taken));
+    for words in [
+        "settings: the server does not come up with them",
+        "Address already in use",
+        "it runs with the former settings again",
+    ] {
+        assert!(reason.contains(words), "{reason}");
+    }
+    assert_eq!(running(), "91\t50");
+    unchanged(&call(args.clone()));
+    cluster.lab.sh(ONE, "systemctl stop taken");
     // What follows is about the node's own file.
     cluster.lab.sh(
         ONE,
