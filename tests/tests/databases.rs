@@ -166,7 +166,7 @@ fn mariadb_is_asked_over_tls_only(site: &Site) -> Result<()> {
         site.must(&format!(
             "printf '%s\\n' \"$(cat \"${{ANSIBLE_INVENTORY%/*}}/secrets/mariadb_app\")\" \"SHOW STATUS LIKE 'Ssl_version'\" | \
              ondol-lab shell multi-cloud-admin -- sh -c 'IFS= read -r MYSQL_PWD; export MYSQL_PWD; \
-             exec mariadb -BN --user=app --host={MARIADB} {more} app 2>&1 || true'"
+             mariadb -BN --user=app --host={MARIADB} {more} app 2>&1 || true'"
         ))
     };
     let known = "--ssl-ca=/etc/ssl/site-authority.pem --ssl-verify-server-cert";
