@@ -88,9 +88,9 @@ check: nextest ## format, lint and unit tests: the quick loop
 	@$(cargo) run --quiet --bin ondol-docs -- --check docs/provider
 	@$(cargo) run --quiet --bin ondol-module -- --check-reference docs/modules
 
-bench: root apt-test apt-bench build $(venv)/bin/ansible-playbook collection ## measured figures and ratios, printed and in target/bench.json
+bench: root apt-test apt-bench build $(venv)/bin/ansible-playbook collection ## measured figures and ratios, printed and in target/bench.json; BENCH="task site" narrows it
 	@$(cargo) build --release --quiet -p ondol-mirror --features sync --examples
-	@$(test_env) $(release)/ondol-bench --out target/bench.json
+	@$(test_env) $(release)/ondol-bench --out target/bench.json $(BENCH)
 
 docs: ## the generated reference in docs/
 	@$(cargo) run --quiet --release --bin ondol-docs -- docs/provider

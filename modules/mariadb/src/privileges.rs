@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use ondol_database::{Found, Statement};
 use ondol_kit::{Invalid, Module};
+use ondol_mysql::account::everywhere;
 use ondol_mysql::privileges::{Granted, Wanted};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::target::{Server, Target, USER_NAME};
-use crate::user::everywhere;
 
 /// Manage what a MariaDB account may do
 ///

@@ -4,7 +4,7 @@
 use anyhow::Context as _;
 use ondol_database::{Found, Presence, Row, Statement};
 use ondol_kit::{Invalid, Module, Secret};
-use ondol_mysql::account::{Account, Login, LoginBy, User, Wanted};
+use ondol_mysql::account::{Account, Login, LoginBy, User, Wanted, everywhere};
 use ondol_mysql::sql::literal;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use schemars::JsonSchema;
@@ -40,10 +40,6 @@ pub struct Params {
     max_connections: Option<u32>,
     /// A server that is reached over TCP, in place of the one on this machine.
     server: Option<Server>,
-}
-
-pub(crate) fn everywhere() -> String {
-    "%".to_owned()
 }
 
 /// `Params` after checking.

@@ -9,6 +9,11 @@ use ondol_kit::{Invalid, Secret};
 
 use crate::sql::{account, check_name};
 
+/// The host part of an account that may come from anywhere.
+pub fn everywhere() -> String {
+    "%".to_owned()
+}
+
 /// An account by name and host, and what is wanted of it.
 #[derive(Debug, Clone)]
 pub struct Account {

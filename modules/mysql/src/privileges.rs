@@ -9,6 +9,7 @@ use ondol_kit::{Invalid, Module};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::account::everywhere;
 use crate::client::Client;
 use crate::server::{Found, NAME, Server, Statement, Target, USER_NAME, run};
 use crate::sql::{account, check_name, identifier, literal};
@@ -30,10 +31,6 @@ pub struct Params {
     privileges: BTreeMap<String, Vec<String>>,
     /// A server that is reached over TCP, in place of the one on this machine.
     server: Option<Server>,
-}
-
-fn everywhere() -> String {
-    "%".to_owned()
 }
 
 /// What privileges are on.

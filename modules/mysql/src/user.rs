@@ -5,7 +5,7 @@ use ondol_kit::{Invalid, Module, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::account::{Account, Login, LoginBy, User, Wanted};
+use crate::account::{Account, Login, LoginBy, User, Wanted, everywhere};
 use crate::server::{Found, Presence, Server, Statement, Target, USER_NAME, run};
 use crate::sha2;
 use crate::sql::{hexadecimal, literal, unhex};
@@ -38,10 +38,6 @@ pub struct Params {
     max_connections: Option<u32>,
     /// A server that is reached over TCP, in place of the one on this machine.
     server: Option<Server>,
-}
-
-fn everywhere() -> String {
-    "%".to_owned()
 }
 
 /// `Params` after checking.
