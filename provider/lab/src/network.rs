@@ -185,18 +185,11 @@ pub(crate) fn remove_vm(names: &VmNames, cables: &[Cable]) -> Result<()> {
     // The kernel takes a deleted namespace's interfaces apart later, in its own time: without this, the port's name would still be
     // taken when the VM is started again at once.
     if netns_exists(&names.lab_netns) {
-        let ports: Vec<&str> = cables.iter().map(|cable| cable.port.as_str()).collect();
-        let left = in_netns(&netns_path(&names.lab_netns), || {
-            ports
-                .iter()
-                .filter(|port| nix::net::if_::if_nametoindex(**port).is_ok())
-                .map(|port| format!("link delete dev {port}"))
-                .collect::<Vec<_>>()
-        })?;
-        batch(
+        let wanted: Vec<&str> = cables.iter().map(|cable| cable.port.as_str()).collect();
+        delete_ports(
             &format!("unplug {}", names.machine),
             &names.lab_netns,
-            &left,
+            |port| wanted.contains(&port),
         )?;
     }
     delete_netns(&names.netns)
@@ -208,25 +201,44 @@ pub(crate) fn remove_unknown_ports(lab: &str, known: &[String]) -> Result<()> {
     if !netns_exists(&netns) {
         return Ok(());
     }
-    let ports = in_netns(&netns_path(&netns), || {
-        nix::net::if_::if_nameindex().map(|all| {
-            all.iter()
-                .filter_map(|interface| interface.name().to_str().ok().map(str::to_owned))
-                .collect::<Vec<_>>()
-        })
-    })?;
-    let ports =
-        ports.map_err(|error| Error::io(format!("list the interfaces of lab \"{lab}\""), error))?;
-    let lines: Vec<String> = ports
-        .into_iter()
-        .filter(|name| name != "lo" && name != BRIDGE && !known.contains(name))
-        .map(|name| format!("link delete dev {name}"))
-        .collect();
-    batch(
+    delete_ports(
         &format!("lab \"{lab}\": remove interfaces that nothing uses"),
         &netns,
-        &lines,
+        |port| !known.iter().any(|known| known == port),
     )
+}
+
+/// Deletes the ports of a lab's namespace that `unwanted` tells. One that goes by itself meanwhile, because the kernel takes the
+/// namespace of its other end apart, is as good as deleted: what counts is that none is left.
+fn delete_ports(act: &str, netns: &str, unwanted: impl Fn(&str) -> bool) -> Result<()> {
+    let left = || -> Result<Vec<String>> {
+        let mut ports = ports(act, netns)?;
+        ports.retain(|port| unwanted(port));
+        Ok(ports)
+    };
+    let lines: Vec<String> = left()?
+        .iter()
+        .map(|port| format!("link delete dev {port}"))
+        .collect();
+    // Forced, so that a line that fails does not keep the others from being read.
+    match batch_with(&["-force"], act, netns, &lines) {
+        Err(error) if !left()?.is_empty() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The interfaces of a lab's namespace that are neither its loopback nor its bridge.
+fn ports(act: &str, netns: &str) -> Result<Vec<String>> {
+    in_netns(&netns_path(netns), || {
+        nix::net::if_::if_nameindex().map(|all| {
+            all.iter()
+                .filter_map(|interface| interface.name().to_str().ok())
+                .filter(|name| *name != "lo" && *name != BRIDGE)
+                .map(str::to_owned)
+                .collect()
+        })
+    })?
+    .map_err(|error| Error::io(format!("{act}: list interfaces"), error))
 }
 
 /// VMs of a lab that have a network namespace, whether or not there is a record of them.
@@ -310,15 +322,17 @@ pub(crate) fn in_netns<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) ->
 }
 
 fn batch(act: &str, netns: &str, lines: &[String]) -> Result<()> {
+    batch_with(&[], act, netns, lines)
+}
+
+fn batch_with(options: &[&str], act: &str, netns: &str, lines: &[String]) -> Result<()> {
     if lines.is_empty() {
         return Ok(());
     }
-    machine::run(
-        act,
-        &["ip", "-n", netns, "-batch", "-"],
-        &(lines.join("\n") + "\n"),
-    )
-    .map(drop)
+    let mut command = vec!["ip", "-n", netns];
+    command.extend(options);
+    command.extend(["-batch", "-"]);
+    machine::run(act, &command, &(lines.join("\n") + "\n")).map(drop)
 }
 
 #[cfg(test)]

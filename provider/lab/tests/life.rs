@@ -360,6 +360,21 @@ fn what_a_crash_left_is_cleaned_by_the_next_start_and_by_destroy() {
     assert_eq!(traces("t-crash"), Vec::<String>::new());
 }
 
+/// The kernel takes a deleted namespace apart in its own time: in some of the rounds while destroy looks at its interfaces.
+#[test]
+fn interfaces_that_go_by_themselves_do_not_stop_destroy() {
+    for _ in 0..100 {
+        let lab = TestLab::new("t-going");
+        ip("netns add ondol-t-going");
+        ip("netns add ondol-t-going.db-01");
+        ip(
+            "-n ondol-t-going link add v0123456789ab type veth peer name enp0s3 netns ondol-t-going.db-01",
+        );
+        lab.destroy().expect("destroyed");
+        assert_eq!(traces("t-going"), Vec::<String>::new());
+    }
+}
+
 /// Run by the next tests in a process of its own.
 #[test]
 #[ignore = "only the other half of tests below"]
