@@ -73,7 +73,7 @@ lab-destroy: root $(release)/ondol-lab ## the lab and everything of it gone; dow
 	@rm -rf "$(site)" "$(report)/sections"
 	@echo "lab $(LAB) is gone"
 
-test: root apt-test build $(venvs:=/bin/ansible-playbook) collection nextest ## every test, as CI runs it
+test: root need-terraform apt-test build $(venvs:=/bin/ansible-playbook) collection nextest ## every test, as CI runs it
 	$(call say,"Format$(comma) lint$(comma) generated documents")
 	@$(cargo) fmt --all --check
 	@$(cargo) clippy --workspace --all-targets --release --quiet -- -D warnings
@@ -88,7 +88,7 @@ check: nextest ## format, lint and unit tests: the quick loop
 	@$(cargo) run --quiet --bin ondol-docs -- --check docs/provider
 	@$(cargo) run --quiet --bin ondol-module -- --check-reference docs/modules
 
-bench: root apt-test apt-bench build $(venv)/bin/ansible-playbook collection ## measured figures and ratios, printed and in target/bench.json; BENCH="task site" narrows it
+bench: root need-terraform apt-test apt-bench build $(venv)/bin/ansible-playbook collection ## measured figures and ratios, printed and in target/bench.json; BENCH="task site" narrows it
 	@$(cargo) build --release --quiet -p ondol-mirror --features sync --examples
 	@$(test_env) $(release)/ondol-bench --out target/bench.json $(BENCH)
 
@@ -101,7 +101,7 @@ docs-check:
 	@$(release)/ondol-docs --check docs/provider
 	@$(release)/ondol-module --check-reference docs/modules
 
-install: build collection $(venv)/bin/ansible-playbook ## provider and collection for this user
+install: need-terraform build collection $(venv)/bin/ansible-playbook ## provider and collection for this user
 	@dir="$${HOME}/.terraform.d/plugins/$$(cat target/terraform/host)/ondol/ondol/$(version)/linux_$(goarch)"; mkdir -p "$$dir"; \
 	 install -m 0755 $(release)/terraform-provider-ondol "$$dir/terraform-provider-ondol_v$(version)"; echo "provider:   $$dir"
 	@$(venv)/bin/ansible-galaxy collection install --force --no-deps $(collections)/ondol-cloud-$(version).tar.gz

@@ -139,6 +139,8 @@ pub struct Vm {
     pub state: PowerState,
     /// Where it answers before it has a netplan. Never changes.
     pub first_boot_address: IpAddr,
+    /// Where it confirmed its netplan, for an engine that cannot ask its guests; see [`Engine::note_address`].
+    pub confirmed_address: Option<IpAddr>,
     /// OpenSSH form, without a comment.
     pub ssh_host_key: String,
     pub mac_addresses: Vec<String>,
@@ -304,6 +306,10 @@ pub trait Engine: Send + Sync {
     fn delete<'a>(&'a self, id: &'a str) -> Act<'a, Result<(), EngineError>>;
     /// Addresses that the running guest has now, as the hypervisor knows them; empty if it cannot tell.
     fn guest_addresses<'a>(&'a self, id: &'a str) -> Act<'a, Result<Vec<IpAddr>, EngineError>>;
+    /// Notes where a guest answers now that its network was changed, for an engine that cannot tell by [`Engine::guest_addresses`].
+    fn note_address<'a>(&'a self, _: &'a str, _: IpAddr) -> Act<'a, Result<(), EngineError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
     /// The way to the guests' network.
     fn connector(&self) -> Connector;
 }

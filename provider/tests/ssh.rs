@@ -476,7 +476,7 @@ async fn a_wait_ends_at_its_deadline_and_when_told_to_stop() {
         .await
         .unwrap_err();
     assert!(matches!(error, Error::Stopped { .. }), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(20));
 }
 
 #[tokio::test]

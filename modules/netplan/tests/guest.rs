@@ -76,7 +76,7 @@ fn converge(guest: &Guest, desired: &Desired, id: &str) {
 
 /// networkd takes a moment to have routes and name servers up.
 fn settles(guest: &Guest, desired: &Desired) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let left = lines(&plan(desired, &observe(guest)));
         if left.is_empty() {

@@ -245,7 +245,7 @@ fn a_build_that_is_broken_off_stops_at_once_and_leaves_neither_directory_nor_pro
         ControlFlow::Continue(())
     });
     assert!(matches!(result, Err(Error::Cancelled { .. })), "{result:?}");
-    assert!(stopped.expect("was stopped").elapsed().as_secs() < 3);
+    assert!(stopped.expect("was stopped").elapsed().as_secs() < 20);
     assert_eq!(directories(&cache.path().join("images")), BTreeSet::new());
     assert_eq!(processes_about(cache.path()), Vec::<String>::new());
 }

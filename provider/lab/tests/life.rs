@@ -167,7 +167,7 @@ fn a_vm_that_does_not_obey_is_stopped_when_the_time_is_up() {
     let began = Instant::now();
     lab.stop("db-01", Duration::from_secs(3)).expect("stopped");
     assert!(
-        (3..15).contains(&began.elapsed().as_secs()),
+        (3..60).contains(&began.elapsed().as_secs()),
         "{:?}",
         began.elapsed()
     );

@@ -32,11 +32,27 @@ fn fails(mut site: Site, expected: &[&str], mend: impl FnOnce(&mut Site)) {
         assert!(error.contains(part), "{part:?} is not in: {error}");
     }
     assert_eq!(site.published(), before);
+    assert_eq!(unfinished(&site), Vec::<String>::new());
     site.assert_sound();
     mend(&mut site);
     site.sync().expect("works again");
     assert!(site.published().contains(&"lib=1.1".to_owned()));
     site.assert_sound();
+}
+
+/// Snapshots that were begun.
+fn unfinished(site: &Site) -> Vec<String> {
+    fs::read_dir(site.config.root().join("snapshots"))
+        .expect("is there")
+        .map(|entry| {
+            entry
+                .expect("reads")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .filter(|name| name.starts_with('.'))
+        .collect()
 }
 
 fn heal(site: &mut Site) {
@@ -102,10 +118,13 @@ fn an_expired_release() {
 #[test]
 fn a_release_that_expires_is_refused_even_if_it_is_unchanged() {
     let mut site = Site::new();
-    site.archive.valid_until = Some(now() + 1);
+    let valid_until = now() + 5;
+    site.archive.valid_until = Some(valid_until);
     site.archive.write();
     site.sync().expect("still valid");
-    std::thread::sleep(Duration::from_millis(2100));
+    while now() <= valid_until {
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let error = site.sync().expect_err("no longer valid").to_string();
     assert!(error.contains("expired on"), "{error}");
     site.assert_sound();

@@ -317,6 +317,7 @@ fn from_lab(vm: &lab::Vm) -> Vm {
             lab::PowerState::Stopped => PowerState::Stopped,
         },
         first_boot_address: vm.first_boot_address.into(),
+        confirmed_address: None,
         ssh_host_key: vm.ssh_host_key.clone(),
         mac_addresses: vm.macs.clone(),
         acknowledged: vm.acknowledged,

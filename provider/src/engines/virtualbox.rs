@@ -273,6 +273,7 @@ fn from_virtualbox(vm: &virtualbox::Vm, spec: virtualbox::VmSpec) -> Vm {
             VmState::PoweredOff | VmState::Saved | VmState::Aborted => PowerState::Stopped,
         },
         first_boot_address: vm.first_boot_address,
+        confirmed_address: vm.confirmed_address,
         ssh_host_key: vm.ssh_host_key.clone(),
         mac_addresses: vm.macs.clone(),
         acknowledged: vm.acknowledged,
@@ -420,6 +421,17 @@ impl Engine for VirtualBoxEngine {
         self.run(
             format!("mark the VM {id} as known"),
             self.host.acknowledge(id),
+        )
+    }
+
+    fn note_address<'a>(
+        &'a self,
+        id: &'a str,
+        address: IpAddr,
+    ) -> Act<'a, Result<(), EngineError>> {
+        self.run(
+            format!("note the address of the VM {id}"),
+            self.host.note_address(id, address),
         )
     }
 

@@ -5,7 +5,6 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use crate::room::{Room, machine, open};
 use crate::site::{Site, possible};
@@ -75,9 +74,6 @@ resource "ondol_vm" "copy" {
 }
 "#;
 
-/// Emulation on two cores that others use too.
-const PATIENCE: Duration = Duration::from_secs(600);
-
 struct Lan<'a> {
     site: &'a Site,
     host: &'a Host,
@@ -105,14 +101,6 @@ impl Lan<'_> {
             Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
         } else {
             Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-        }
-    }
-
-    fn wait_for(&self, address: &str) {
-        let until = Instant::now() + PATIENCE;
-        while let Err(words) = self.ssh(address, "true") {
-            assert!(Instant::now() < until, "{words}\n{}", self.consoles());
-            std::thread::sleep(Duration::from_secs(1));
         }
     }
 
@@ -201,10 +189,15 @@ fn a_guest_boots_from_its_seed_changes_its_address_keeps_it_and_is_carried_on() 
     assert!(compared.contains("Images are identical"), "{compared}");
 
     // On again it is where it was, and Terraform finds it there.
-    let on = NODE.replace("  wait_for   = \"ssh\"\n", "");
-    site.write("main.tf", &format!("{head}{on}{EXPORT}{COPY}"));
-    site.apply().success();
-    lan.wait_for("10.77.4.21");
+    site.write("main.tf", &format!("{head}{NODE}{EXPORT}{COPY}"));
+    let started = site.apply();
+    assert_eq!(
+        started.code,
+        Some(0),
+        "{}\n{}",
+        started.text,
+        lan.consoles()
+    );
     let kept = lan.ssh("10.77.4.21", look).unwrap();
     let kept: Vec<&str> = kept.lines().map(str::trim).collect();
     assert_eq!(kept, said);

@@ -70,7 +70,7 @@ pub(crate) fn open(host: Host, site: &Site) -> (Host, u16, String) {
         "umask 077; mkdir -p /root/.ssh; echo '{public}' >/root/.ssh/authorized_keys
          ssh-keygen -q -t ed25519 -N '' -f /root/host_key
          printf '%s\\n' '#!/bin/sh' 'echo \"$*\" >>/root/runs' 'exec /usr/lib/virtualbox/VBoxManage \"$@\"' >/root/VBoxManage; chmod 755 /root/VBoxManage
-         printf '%s\\n' 'Port {port}' 'ListenAddress 127.0.0.1' 'HostKey /root/host_key' 'UsePAM no' 'PidFile none' 'PermitRootLogin prohibit-password' >/root/sshd
+         printf '%s\\n' 'Port {port}' 'ListenAddress 127.0.0.1' 'HostKey /root/host_key' 'UsePAM no' 'PidFile none' 'PermitRootLogin yes' >/root/sshd
          /usr/sbin/sshd -f /root/sshd"
     );
     host.run(&["sh", "-ec", &script]);

@@ -213,6 +213,11 @@ fn what_stands_against_a_vm_is_said_with_its_host_and_attribute() {
         "user = \"nobody\"",
         &["srv-01", "nobody"],
     );
+    refused(
+        &format!("private_key_file = {:?}", site.path("id_ed25519")),
+        "password = \"wrong\"",
+        &["srv-01", "root", "password: not accepted"],
+    );
 
     // It does not start, and it does not get lost.
     site.write("main.tf", &only_web.replace("\"stopped\"", "\"running\""));

@@ -28,8 +28,8 @@ pub(crate) mod key {
 pub(crate) const READY: &str = "ready";
 pub(crate) const DELETING: &str = "deleting";
 
-/// A file in a VM's folder, present once someone's state holds the VM. Extra data would cost a run of VBoxManage for each VM in the
-/// first plan after it was made.
+/// A file in a VM's folder, present once someone's state holds the VM. In it is the address that the guest last confirmed its network
+/// on, once it has. Extra data would cost a run of VBoxManage for each VM in the first plan after it was made, and go with an export.
 pub(crate) const ACKNOWLEDGED: &str = "ondol.acknowledged";
 
 pub(crate) fn assemble(
@@ -38,7 +38,7 @@ pub(crate) fn assemble(
     accessible: &Accessible,
     settings: &Settings,
     disks: &HashMap<Uuid, ListedDisk>,
-    acknowledged: bool,
+    acknowledged: Option<&[u8]>,
 ) -> Vm {
     let folder = system
         .split(&listed.settings_file)
@@ -68,7 +68,9 @@ pub(crate) fn assemble(
         id: listed.uuid,
         state: accessible.state,
         phase,
-        acknowledged,
+        acknowledged: acknowledged.is_some(),
+        confirmed_address: acknowledged
+            .and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok()),
         image_digest: extra(key::IMAGE).unwrap_or_default(),
         ssh_host_key: extra(key::HOST_KEY).unwrap_or_default(),
         first_boot_address: spec::first_boot_address(
@@ -313,18 +315,30 @@ mod tests {
                 .map(|disk| (disk.uuid, disk))
                 .collect();
         let settings = settings::read(include_str!("../fixtures/7.2.22/a-01.vbox")).unwrap();
-        let vm = assemble(
-            System::Linux(Locker::Flock),
-            &listed[0],
-            listed[0].accessible.as_ref().unwrap(),
-            &settings,
-            &disks,
-            false,
-        );
+        let assembled = |acknowledged| {
+            assemble(
+                System::Linux(Locker::Flock),
+                &listed[0],
+                listed[0].accessible.as_ref().unwrap(),
+                &settings,
+                &disks,
+                acknowledged,
+            )
+        };
+        let vm = assembled(None);
         assert_eq!(
             (vm.phase, vm.acknowledged, vm.state),
             (Phase::Foreign, false, VmState::PoweredOff)
         );
+        for (text, address) in [("", None), ("?", None), ("192.0.2.7", Some("192.0.2.7"))] {
+            let vm = assembled(Some(text.as_bytes()));
+            assert!(vm.acknowledged);
+            assert_eq!(
+                vm.confirmed_address,
+                address.map(|it| it.parse().unwrap()),
+                "{text:?}"
+            );
+        }
         assert_eq!(vm.spec.system_disk_mib, Some(128));
         assert!(vm.spec.disks.is_empty());
         assert_eq!(vm.macs[0], "08:00:27:aa:bb:cc");

@@ -118,6 +118,8 @@ pub struct Vm {
     pub phase: Phase,
     /// Someone's state holds it.
     pub acknowledged: bool,
+    /// Where the guest last confirmed its network, see [`Host::note_address`](crate::Host::note_address).
+    pub confirmed_address: Option<IpAddr>,
     /// SHA-256 of the image's file; empty if not known.
     pub image_digest: String,
     /// `ssh-ed25519 AAAA...`; empty if not known.

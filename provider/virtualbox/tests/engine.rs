@@ -208,14 +208,13 @@ async fn a_vm_is_made_as_wished_changed_in_place_and_removed_without_a_trace() {
     assert_eq!(engine.create(&wish).await.unwrap().id, vm.id);
     let id = vm.id.to_string();
     engine.acknowledge(&id).await.unwrap();
-    assert!(
-        engine
-            .observe("web-01")
-            .await
-            .unwrap()
-            .unwrap()
-            .acknowledged
-    );
+    let known = || async { engine.observe("web-01").await.unwrap().unwrap() };
+    assert!(known().await.acknowledged);
+    assert_eq!(known().await.confirmed_address, None);
+    let address = "192.0.2.77".parse().unwrap();
+    engine.note_address(&id, address).await.unwrap();
+    assert!(known().await.acknowledged);
+    assert_eq!(known().await.confirmed_address, Some(address));
     let error = engine.create(&wish).await.unwrap_err();
     assert!(matches!(error, Error::Exists { .. }), "{error}");
 

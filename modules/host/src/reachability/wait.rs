@@ -317,7 +317,7 @@ mod tests {
         Options {
             count: 2,
             interval: Duration::from_millis(20),
-            timeout: Duration::from_millis(500),
+            timeout: Duration::from_secs(60),
             tcp_ports: ports,
         }
     }
@@ -352,6 +352,6 @@ mod tests {
             listen(&[], &options(vec![22])).unwrap(),
             Vec::<Heard>::new()
         );
-        assert!(start.elapsed() < Duration::from_millis(300));
+        assert!(start.elapsed() < Duration::from_secs(20));
     }
 }

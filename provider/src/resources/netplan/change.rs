@@ -60,6 +60,7 @@ pub(super) async fn converge(
         }
         let steps = guest::plan(&desired, &observed);
         if steps.is_empty() {
+            way.note(reached.address).await;
             return Ok(observed_state(planned, &desired, &observed));
         }
         if let Some(change) = new_change(&planned, &desired, &observed, &steps) {
@@ -77,6 +78,7 @@ pub(super) async fn converge(
         .map(ToString::to_string)
         .collect();
     if left.is_empty() {
+        way.note(reached.address).await;
         return Ok(observed_state(planned, &desired, &observed));
     }
     Err(Diagnostic::error(format!(

@@ -131,6 +131,26 @@ impl<'a> Way<'a> {
         Limits::new(deadline, self.cx.stop())
     }
 
+    /// Has the engine keep where the guest answers, so that it is found when it starts again. Best effort: the network is as
+    /// wanted either way.
+    pub(super) async fn note(&self, address: IpAddr) {
+        if self
+            .vm
+            .confirmed_address
+            .unwrap_or(self.vm.first_boot_address)
+            == address
+        {
+            return;
+        }
+        if let Err(error) = self
+            .engine
+            .note_address(&self.vm.id.to_string(), address)
+            .await
+        {
+            tracing::warn!(vm = %self.vm.id, %address, %error, "the guest's address is not noted");
+        }
+    }
+
     pub(super) async fn engine_addresses(&self) -> Vec<IpAddr> {
         self.engine
             .guest_addresses(&self.vm.id.to_string())

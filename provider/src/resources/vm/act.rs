@@ -147,7 +147,7 @@ async fn wait_for_ip(
 }
 
 /// Waits until the guest's SSH server greets, at its first-boot address or, where a netplan has taken that
-/// away, at any address that the hypervisor sees.
+/// away, where that was confirmed or at any address that the hypervisor sees.
 async fn wait_for_ssh(
     cx: &Operation<Cloud>,
     engine: &Arc<dyn Engine>,
@@ -156,13 +156,16 @@ async fn wait_for_ssh(
     let id = vm.id.to_string();
     let connector = engine.connector();
     loop {
+        let known = cx.wait(engine.guest_addresses(&id)).await?;
         let mut addresses = vec![vm.first_boot_address];
-        if let Ok(known) = cx.wait(engine.guest_addresses(&id)).await? {
-            addresses.extend(
-                known
-                    .into_iter()
-                    .filter(|address| *address != vm.first_boot_address),
-            );
+        for address in vm
+            .confirmed_address
+            .into_iter()
+            .chain(known.unwrap_or_default())
+        {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
         }
         for address in addresses {
             let greeting = async {

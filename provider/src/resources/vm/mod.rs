@@ -428,6 +428,7 @@ mod tests {
             spec: model.spec().unwrap(),
             state: PowerState::Running,
             first_boot_address: "169.254.7.7".parse().unwrap(),
+            confirmed_address: None,
             ssh_host_key: "ssh-ed25519 BBBB".to_owned(),
             mac_addresses: vec!["08:00:27:00:00:01".to_owned()],
             acknowledged: true,

@@ -14,6 +14,7 @@ mod remove;
 mod snapshots;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::{Duration, Instant};
@@ -206,7 +207,7 @@ impl Host {
             };
             match settings::read(&String::from_utf8_lossy(content)) {
                 Ok(settings) => {
-                    let acknowledged = files.get(1).is_some_and(Option::is_some);
+                    let acknowledged = files.get(1).and_then(Option::as_deref);
                     let vm = assemble(
                         machine.system,
                         listed,
@@ -274,18 +275,31 @@ impl Host {
 
     /// Someone's state holds the VM now.
     pub async fn acknowledge(&self, id: &str) -> Result<()> {
+        self.mark(id, None).await
+    }
+
+    /// Notes where the guest answers now that its network was changed: what it is looked for at when it is started again.
+    pub async fn note_address(&self, id: &str, address: IpAddr) -> Result<()> {
+        self.mark(id, Some(address)).await
+    }
+
+    async fn mark(&self, id: &str, address: Option<IpAddr>) -> Result<()> {
         let machine = self.machine().await?;
         let vm = self
             .observe(id)
             .await?
             .ok_or_else(|| Error::NotFound { vm: id.to_owned() })?;
         let path = acknowledgement(machine.system, &vm.place.settings_file);
-        machine.write_file(&path, b"").await?;
+        let text = address.map(|address| address.to_string());
+        machine
+            .write_file(&path, text.unwrap_or_default().as_bytes())
+            .await?;
         // What was seen stays true but for this.
         if let Some(seen) = &mut *self.seen.lock().await {
             let mut vms = seen.inventory.vms.clone();
             for known in vms.iter_mut().filter(|it| it.id == vm.id) {
                 known.acknowledged = true;
+                known.confirmed_address = address;
             }
             let unreadable = seen.inventory.unreadable.clone();
             seen.inventory = Arc::new(Inventory { vms, unreadable });

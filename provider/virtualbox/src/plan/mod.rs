@@ -648,6 +648,7 @@ mod tests {
             state,
             phase,
             acknowledged,
+            confirmed_address: None,
             image_digest: String::new(),
             ssh_host_key: String::new(),
             first_boot_address: "169.254.1.1".parse().unwrap(),

@@ -181,7 +181,7 @@ impl Host {
                 break pid;
             }
             assert!(
-                began.elapsed() < Duration::from_secs(20),
+                began.elapsed() < Duration::from_secs(60),
                 "the host does not come up"
             );
             std::thread::sleep(Duration::from_millis(10));
