@@ -165,13 +165,14 @@ fn to_rds_and_back(site: &Site) -> Result<()> {
         &format!("ip route add 10.20.0.0/24 via \"$(getent ahostsv4 {SOURCE} | awk '{{ print $1; exit }}')\""),
     )?;
     let amazon = Amazon::start()?;
-    let run = |playbook: &str| {
-        site.must(&format!(
+    let line = |playbook: &str| {
+        format!(
             "export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=never-printed AWS_ENDPOINT_URL_RDS=http://127.0.0.1:{}; \
              ansible-playbook playbooks/{playbook} -e rds_address=10.20.0.2",
             amazon.port
-        ))
+        )
     };
+    let run = |playbook: &str| site.must(&line(playbook));
     let here = |sql: &str| site.shell(REPLICA, &format!("mysql -BNe \"{sql}\" app"));
     let there = |sql: &str| site.shell(SOURCE, &format!("{ROOT_OF_RDS} -e \"{sql}\" app"));
     let rows = "SELECT COUNT(*), SUM(CRC32(word)) FROM orders";
@@ -194,29 +195,43 @@ fn to_rds_and_back(site: &Site) -> Result<()> {
     assert_eq!(late.trim(), "0", "RDS follows");
     assert_eq!(there(rows)?, here(rows)?);
     ensure!(there(rows)?.starts_with("1000\t"), "{}", there(rows)?);
-    let again = run("mysql-to-rds.yml")?;
-    for (host, counts) in recap(&again) {
-        assert_eq!(
-            counts,
-            [0, 0, 0],
-            "changed, unreachable and failed tasks of {host} when RDS follows"
-        );
-    }
     let page = std::fs::read_to_string(site.report().join("report.json"))
         .context("read the report's JSON twin")?;
     ensure!(
         page.contains("MySQL: RDS follows the source"),
         "the report lacks RDS"
     );
+
+    step("RDS stops, and goes on where it stopped");
+    let only = BTreeSet::from([("RDS follows, or does not".to_owned(), REPLICA.to_owned())]);
+    let stopped = run("mysql-to-rds.yml -e rds_state=stopped")?;
+    assert_eq!(changes(&stopped), only);
+    here("UPDATE orders SET word = 'late' WHERE n = 1")?;
+    let late = "SELECT COUNT(*) FROM orders WHERE word = 'late'";
+    assert_eq!(there(late)?.trim(), "0", "RDS stands still");
+    // Whatever else was done is as it should be.
+    let on = run("mysql-to-rds.yml")?;
+    assert_eq!(changes(&on), only);
     for secret in [MASTER, "never-printed"] {
         ensure!(
-            !first.contains(secret) && !again.contains(secret),
+            ![&first, &stopped, &on].iter().any(|it| it.contains(secret)),
             "{secret} was printed"
         );
     }
 
     step("RDS takes over, and the site follows it");
     run("mysql-from-rds.yml")?;
+    assert_eq!(there(late)?.trim(), "1", "RDS has what it missed");
+    let lost = site.run(&line("mysql-to-rds.yml -e rds_state=stopped"))?;
+    // It is printed in lines of a certain length.
+    let words = String::from_utf8_lossy(&lost.stdout);
+    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    ensure!(
+        !lost.status.success()
+            && words.contains("there is none: ")
+            && words.contains("mysql-from-rds.yml -e rds_return=true"),
+        "without a member that takes writes: {words}"
+    );
     assert_eq!(there("SHOW REPLICA STATUS")?, "", "RDS follows nobody");
     there(&insert(1001, 1100))?;
     there(

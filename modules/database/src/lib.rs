@@ -1,5 +1,5 @@
 //! What the modules of PostgreSQL, MySQL and MariaDB share: a connection to a server and whom it trusts, what can be seen of another member of a
-//! replicated set, and SQL as steps.
+//! replicated set, SQL as steps, and the session that runs them.
 //!
 //! Neither protocol is spoken here, and no product's rules of promotion are: what counts as proof that nothing is lost differs for good reasons.
 //! MariaDB speaks MySQL's protocol, so its modules of accounts and databases stand on `ondol-mysql`; those of its cluster take only the members from
@@ -7,10 +7,12 @@
 
 pub mod connection;
 pub mod member;
+mod session;
 pub mod statement;
 mod tls;
 
 pub use connection::{Error, Peer, Refusal, Row, Stream};
 pub use member::Seen;
+pub use session::{Connect, Session};
 pub use statement::{Found, Presence, Statement};
 pub use tls::Check;

@@ -1,8 +1,8 @@
 //! `mariadb_database`: a database and its character set. What is in it is not this module's. What is planned is what `mysql_database` plans.
 
-use ondol_database::{Found, Presence, Statement};
+use ondol_database::{Found, Presence, Session, Statement};
 use ondol_kit::{Invalid, Module};
-use ondol_mysql::database::{self, Database, Wanted};
+use ondol_mysql::database::{Database, Wanted};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -35,7 +35,7 @@ pub struct Params {
 #[derive(Debug, Clone)]
 pub struct Desired {
     target: Target,
-    database: Wanted,
+    wanted: Wanted,
 }
 
 impl TryFrom<Params> for Desired {
@@ -44,7 +44,7 @@ impl TryFrom<Params> for Desired {
     fn try_from(params: Params) -> Result<Self, Invalid> {
         let words = [params.character_set, params.collation];
         Ok(Self {
-            database: Wanted::new(params.name, params.state, params.delete_data, words)?,
+            wanted: Wanted::new(params.name, params.state, params.delete_data, words)?,
             target: Target::new(params.server)?,
         })
     }
@@ -53,7 +53,7 @@ impl TryFrom<Params> for Desired {
 /// The module.
 #[derive(Default)]
 pub struct MariadbDatabase {
-    target: Option<Target>,
+    session: Session<Target>,
 }
 
 impl Module for MariadbDatabase {
@@ -72,19 +72,15 @@ impl Module for MariadbDatabase {
     type Step = Statement;
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Found<Database>> {
-        self.target = Some(desired.target.clone());
-        match desired.target.open()? {
-            None => Ok(Found::NoServer),
-            Some(mut client) => database::observe(&mut client, &desired.database),
-        }
+        self.session
+            .observe(&desired.target, |client| desired.wanted.observe(client))
     }
 
     fn plan(desired: &Desired, current: &Found<Database>) -> Vec<Statement> {
-        database::plan(&desired.database, current)
+        desired.wanted.plan(current)
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
-        let target = self.target.as_ref().expect("observe comes first");
-        target.run(step)
+        self.session.run(step)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ondol_database::{Found, Statement};
+use ondol_database::{Found, Session, Statement};
 use ondol_kit::{Invalid, Module};
 use ondol_mysql::account::everywhere;
 use ondol_mysql::privileges::{Granted, Wanted};
@@ -70,7 +70,7 @@ fn as_listed(word: &str) -> String {
 /// The module.
 #[derive(Default)]
 pub struct MariadbPrivileges {
-    target: Option<Target>,
+    session: Session<Target>,
 }
 
 impl Module for MariadbPrivileges {
@@ -91,11 +91,8 @@ impl Module for MariadbPrivileges {
     type Step = Statement;
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Found<Granted>> {
-        self.target = Some(desired.target.clone());
-        match desired.target.open()? {
-            None => Ok(Found::NoServer),
-            Some(mut client) => desired.wanted.observe(&mut client),
-        }
+        self.session
+            .observe(&desired.target, |client| desired.wanted.observe(client))
     }
 
     fn plan(desired: &Desired, current: &Found<Granted>) -> Vec<Statement> {
@@ -103,8 +100,7 @@ impl Module for MariadbPrivileges {
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
-        let target = self.target.as_ref().expect("observe comes first");
-        target.run(step)
+        self.session.run(step)
     }
 }
 

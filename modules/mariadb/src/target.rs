@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use ondol_database::Statement;
+use ondol_database::{Connect, Statement};
 use ondol_kit::Invalid;
 use ondol_mysql::client::{self, Client, Endpoint, Login};
 pub(crate) use ondol_mysql::server::Server;
@@ -40,9 +40,12 @@ impl Target {
             server => Self::Remote(Box::new(Remote::new(server)?)),
         })
     }
+}
 
-    /// Connects; `None` if there certainly is no server yet. In check mode an earlier task may be about to make it.
-    pub(crate) fn open(&self) -> anyhow::Result<Option<Client>> {
+impl Connect for Target {
+    type Client = Client;
+
+    fn open(&self) -> anyhow::Result<Option<Client>> {
         let client = match self {
             Self::Local => local()?,
             Self::Remote(remote) => remote.open()?,
@@ -53,11 +56,12 @@ impl Target {
         Ok(client)
     }
 
-    /// For an act, which needs the server.
-    pub(crate) fn run(&self, statement: &Statement) -> anyhow::Result<()> {
-        let mut client = self
-            .open()?
-            .context("there is no MariaDB on this machine: install the package mariadb-server")?;
+    fn require(&self) -> anyhow::Result<Client> {
+        self.open()?
+            .context("there is no MariaDB on this machine: install the package mariadb-server")
+    }
+
+    fn run(statement: &Statement, client: &mut Client) -> anyhow::Result<()> {
         Ok(client.run(&statement.sql)?)
     }
 }

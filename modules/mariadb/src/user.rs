@@ -2,7 +2,7 @@
 //! how a password is stored, and where accounts are kept, is MariaDB's own.
 
 use anyhow::Context as _;
-use ondol_database::{Found, Presence, Row, Statement};
+use ondol_database::{Found, Presence, Row, Session, Statement};
 use ondol_kit::{Invalid, Module, Secret};
 use ondol_mysql::account::{Account, Login, LoginBy, User, Wanted, everywhere};
 use ondol_mysql::sql::literal;
@@ -120,7 +120,7 @@ fn user(row: &Row, wanted: Option<&LoginBy>) -> User {
 /// The module.
 #[derive(Default)]
 pub struct MariadbUser {
-    target: Option<Target>,
+    session: Session<Target>,
 }
 
 impl Module for MariadbUser {
@@ -141,8 +141,7 @@ impl Module for MariadbUser {
     type Step = Statement;
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Found<User>> {
-        self.target = Some(desired.target.clone());
-        let Some(mut client) = desired.target.open()? else {
+        let Some(client) = self.session.open(&desired.target)? else {
             return Ok(Found::NoServer);
         };
         let account = &desired.account;
@@ -167,8 +166,7 @@ impl Module for MariadbUser {
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
-        let target = self.target.as_ref().expect("observe comes first");
-        target.run(step)
+        self.session.run(step)
     }
 }
 

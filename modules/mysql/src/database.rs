@@ -1,12 +1,13 @@
 //! `mysql_database`: a database and its character set. What is in it is not this module's.
 
 use anyhow::Context as _;
+use ondol_database::Session;
 use ondol_kit::{Invalid, Module};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::client::Client;
-use crate::server::{Found, NAME, Presence, Server, Statement, Target, run};
+use crate::server::{Found, NAME, Presence, Server, Statement, Target};
 use crate::sql::{check_name, identifier, literal};
 
 /// Manage a MySQL database
@@ -35,7 +36,7 @@ pub struct Params {
 #[derive(Debug, Clone)]
 pub struct Desired {
     target: Target,
-    database: Wanted,
+    wanted: Wanted,
 }
 
 impl TryFrom<Params> for Desired {
@@ -44,7 +45,7 @@ impl TryFrom<Params> for Desired {
     fn try_from(params: Params) -> Result<Self, Invalid> {
         let words = [params.character_set, params.collation];
         Ok(Self {
-            database: Wanted::new(params.name, params.state, params.delete_data, words)?,
+            wanted: Wanted::new(params.name, params.state, params.delete_data, words)?,
             target: Target::new(params.server)?,
         })
     }
@@ -91,6 +92,84 @@ impl Wanted {
             collation: word("collation", collation)?,
         })
     }
+
+    /// What the server has of it. One that shall go with its tables must be allowed to.
+    pub fn observe(&self, client: &mut Client) -> anyhow::Result<Found<Database>> {
+        let name = literal(&self.name);
+        let rows = client
+            .query(&format!(
+                "SELECT DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME,
+                        (SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = {name})
+                 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = {name}"
+            ))
+            .with_context(|| format!("look up database {:?}", self.name))?;
+        let Some(row) = rows.first() else {
+            return Ok(Found::Absent);
+        };
+        let database = Database {
+            character_set: row.text(0).to_owned(),
+            collation: row.text(1).to_owned(),
+            tables: row.text(2).parse().context("read a number of tables")?,
+        };
+        if self.state == Presence::Absent && database.tables > 0 && !self.delete_data {
+            return Err(Invalid::new(
+                "delete_data",
+                format!(
+                    "database {:?} holds {} tables: say delete_data: true if they may go",
+                    self.name, database.tables
+                ),
+            )
+            .into());
+        }
+        Ok(Found::Present(database))
+    }
+
+    pub fn plan(&self, current: &Found<Database>) -> Vec<Statement> {
+        let (name, quoted) = (&self.name, identifier(&self.name));
+        let database = current.present();
+        if self.state == Presence::Absent {
+            return database
+                .map(|it| {
+                    let tables = match it.tables {
+                        0 => String::new(),
+                        count => format!(" with its {count} tables"),
+                    };
+                    Statement::new(
+                        format!("drop database {name:?}{tables}"),
+                        format!("DROP DATABASE {quoted}"),
+                    )
+                })
+                .into_iter()
+                .collect();
+        }
+        let mut options = Vec::new();
+        if let Some(set) = &self.character_set
+            && database.is_none_or(|it| !same(&it.character_set, set))
+        {
+            options.push(format!("CHARACTER SET {set}"));
+        }
+        if let Some(collation) = &self.collation
+            && database.is_none_or(|it| !same(&it.collation, collation))
+        {
+            options.push(format!("COLLATE {collation}"));
+        }
+        let (says, sql) = match (database, options.is_empty()) {
+            (Some(_), true) => return Vec::new(),
+            (Some(_), false) => (
+                format!("alter database {name:?}: {}", options.join(", ")),
+                format!("ALTER DATABASE {quoted} {}", options.join(" ")),
+            ),
+            (None, true) => (
+                format!("create database {name:?}"),
+                format!("CREATE DATABASE {quoted}"),
+            ),
+            (None, false) => (
+                format!("create database {name:?}: {}", options.join(", ")),
+                format!("CREATE DATABASE {quoted} {}", options.join(" ")),
+            ),
+        };
+        vec![Statement::new(says, sql)]
+    }
 }
 
 /// The database as it is.
@@ -104,7 +183,7 @@ pub struct Database {
 /// The module.
 #[derive(Default)]
 pub struct MysqlDatabase {
-    target: Option<Target>,
+    session: Session<Target>,
 }
 
 impl Module for MysqlDatabase {
@@ -123,99 +202,17 @@ impl Module for MysqlDatabase {
     type Step = Statement;
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Found<Database>> {
-        self.target = Some(desired.target.clone());
-        let Some(mut client) = desired.target.open()? else {
-            return Ok(Found::NoServer);
-        };
-        observe(&mut client, &desired.database)
+        self.session
+            .observe(&desired.target, |client| desired.wanted.observe(client))
     }
 
     fn plan(desired: &Desired, current: &Found<Database>) -> Vec<Statement> {
-        plan(&desired.database, current)
+        desired.wanted.plan(current)
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
-        let target = self.target.as_ref().expect("observe comes first");
-        run(step, &mut target.client()?)
+        self.session.run(step)
     }
-}
-
-/// What the server has of it. One that shall go with its tables must be allowed to.
-pub fn observe(client: &mut Client, desired: &Wanted) -> anyhow::Result<Found<Database>> {
-    let name = literal(&desired.name);
-    let rows = client
-        .query(&format!(
-            "SELECT DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME,
-                    (SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = {name})
-             FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = {name}"
-        ))
-        .with_context(|| format!("look up database {:?}", desired.name))?;
-    let Some(row) = rows.first() else {
-        return Ok(Found::Absent);
-    };
-    let database = Database {
-        character_set: row.text(0).to_owned(),
-        collation: row.text(1).to_owned(),
-        tables: row.text(2).parse().context("read a number of tables")?,
-    };
-    if desired.state == Presence::Absent && database.tables > 0 && !desired.delete_data {
-        return Err(Invalid::new(
-            "delete_data",
-            format!(
-                "database {:?} holds {} tables: say delete_data: true if they may go",
-                desired.name, database.tables
-            ),
-        )
-        .into());
-    }
-    Ok(Found::Present(database))
-}
-
-pub fn plan(desired: &Wanted, current: &Found<Database>) -> Vec<Statement> {
-    let (name, quoted) = (&desired.name, identifier(&desired.name));
-    let database = current.present();
-    if desired.state == Presence::Absent {
-        return database
-            .map(|it| {
-                let tables = match it.tables {
-                    0 => String::new(),
-                    count => format!(" with its {count} tables"),
-                };
-                Statement::new(
-                    format!("drop database {name:?}{tables}"),
-                    format!("DROP DATABASE {quoted}"),
-                )
-            })
-            .into_iter()
-            .collect();
-    }
-    let mut options = Vec::new();
-    if let Some(set) = &desired.character_set
-        && database.is_none_or(|it| !same(&it.character_set, set))
-    {
-        options.push(format!("CHARACTER SET {set}"));
-    }
-    if let Some(collation) = &desired.collation
-        && database.is_none_or(|it| !same(&it.collation, collation))
-    {
-        options.push(format!("COLLATE {collation}"));
-    }
-    let (says, sql) = match (database, options.is_empty()) {
-        (Some(_), true) => return Vec::new(),
-        (Some(_), false) => (
-            format!("alter database {name:?}: {}", options.join(", ")),
-            format!("ALTER DATABASE {quoted} {}", options.join(" ")),
-        ),
-        (None, true) => (
-            format!("create database {name:?}"),
-            format!("CREATE DATABASE {quoted}"),
-        ),
-        (None, false) => (
-            format!("create database {name:?}: {}", options.join(", ")),
-            format!("CREATE DATABASE {quoted} {}", options.join(" ")),
-        ),
-    };
-    vec![Statement::new(says, sql)]
 }
 
 /// Servers of some versions call it `utf8`, of others `utf8mb3`, and take both.

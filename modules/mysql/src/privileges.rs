@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use anyhow::Context as _;
+use ondol_database::Session;
 use ondol_kit::{Invalid, Module};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::account::everywhere;
 use crate::client::Client;
-use crate::server::{Found, NAME, Server, Statement, Target, USER_NAME, run};
+use crate::server::{Found, NAME, Server, Statement, Target, USER_NAME};
 use crate::sql::{account, check_name, identifier, literal};
 
 /// Manage what a MySQL account may do
@@ -249,7 +250,7 @@ pub struct Granted {
 /// The module.
 #[derive(Default)]
 pub struct MysqlPrivileges {
-    target: Option<Target>,
+    session: Session<Target>,
 }
 
 impl Module for MysqlPrivileges {
@@ -270,11 +271,8 @@ impl Module for MysqlPrivileges {
     type Step = Statement;
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Found<Granted>> {
-        self.target = Some(desired.target.clone());
-        let Some(mut client) = desired.target.open()? else {
-            return Ok(Found::NoServer);
-        };
-        desired.wanted.observe(&mut client)
+        self.session
+            .observe(&desired.target, |client| desired.wanted.observe(client))
     }
 
     fn plan(desired: &Desired, current: &Found<Granted>) -> Vec<Statement> {
@@ -282,8 +280,7 @@ impl Module for MysqlPrivileges {
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
-        let target = self.target.as_ref().expect("observe comes first");
-        run(step, &mut target.client()?)
+        self.session.run(step)
     }
 }
 

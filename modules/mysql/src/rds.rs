@@ -21,7 +21,8 @@ use serde::Deserialize;
 use crate::client::Client;
 use crate::gtid::GtidSet;
 use crate::local::{self, State};
-use crate::members::{Follows, describe, require_gtid};
+use crate::members::{self, Follows, describe, require_gtid};
+use crate::rds::load::{Mark, read_mark};
 use crate::rds::procedures::{Procedure, call, procedure};
 use crate::replication::wait_for;
 use crate::server::{Server, Target, USER_NAME, usual_port};
@@ -118,12 +119,40 @@ impl TryFrom<Params> for Desired {
     }
 }
 
-/// What RDS says of itself.
+/// What RDS says of itself, and of this machine's server what matters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Current {
-    follows: Option<Follows>,
-    /// This machine's server is closed to writes, and RDS lacks some of what it has.
-    behind: bool,
+    rds: members::Server,
+    /// Of the load that RDS began with.
+    mark: Option<Mark>,
+    here: Here,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Here {
+    /// It does not matter.
+    #[default]
+    NotAsked,
+    Absent,
+    Stopped,
+    Runs(Box<members::Server>),
+}
+
+impl Current {
+    /// What this machine's server has and RDS lacks, if it is closed to writes: that can become all.
+    fn owed(&self) -> Option<GtidSet> {
+        match &self.here {
+            Here::Runs(here) if !here.writable && self.rds.follows.is_some() => {
+                Some(here.executed.minus(&self.rds.executed)).filter(|it| !it.is_empty())
+            }
+            _ => None,
+        }
+    }
+
+    fn replicates(&self) -> bool {
+        let follows = self.rds.follows.as_ref();
+        follows.is_some_and(|it| it.receiver.runs() && it.applier.runs())
+    }
 }
 
 /// One act.
@@ -187,71 +216,41 @@ impl Module for MysqlRdsReplication {
         let mut client = desired.rds.client()?;
         let rds = describe(&mut client)?;
         procedure(&mut client, Procedure::Start)?;
-        if let Wanted::Running(_) = desired.wanted {
-            let mut source = match local::place()?.state()? {
-                State::Running(client) => client,
-                State::Stopped => bail!("the server on this machine does not run"),
-                State::Absent => bail!("there is no server on this machine"),
-            };
-            let source = describe(&mut source)?;
-            require_gtid(&source).context("the source")?;
-            require_gtid(&rds).context("RDS")?;
-            if let Some(mark) = load::read_mark(&mut client)? {
-                anyhow::ensure!(
-                    mark.done,
-                    "the load of RDS has not come to its end: run ondol.cloud.mysql_rds_load again"
-                );
-                let uncounted = mark.snapshot.minus(&rds.executed);
-                anyhow::ensure!(
-                    uncounted.is_empty(),
-                    "RDS was loaded with {uncounted} and does not count them as executed: they would come a second time"
-                );
-            }
-            let lost = source.purged.minus(&rds.executed);
-            anyhow::ensure!(
-                lost.is_empty(),
-                "RDS lacks {lost}, which the source no longer has: load it first with ondol.cloud.mysql_rds_load"
-            );
-            self.notices = Notices {
-                warnings: warning(&rds.executed.minus(&source.executed))
-                    .into_iter()
-                    .collect(),
-                ..Notices::default()
+        let runs = matches!(desired.wanted, Wanted::Running(_));
+        let mut current = Current {
+            mark: if runs { read_mark(&mut client)? } else { None },
+            rds,
+            here: Here::NotAsked,
+        };
+        if runs || (desired.wanted == Wanted::Absent && current.rds.follows.is_some()) {
+            current.here = match local::place()?.state()? {
+                State::Absent => Here::Absent,
+                State::Stopped => Here::Stopped,
+                State::Running(mut client) => Here::Runs(Box::new(describe(&mut client)?)),
             };
         }
-        let mut behind = false;
-        if desired.wanted == Wanted::Absent
-            && let Some(follows) = &rds.follows
-            && let State::Running(mut source) = local::place()?.state()?
-        {
-            let source = describe(&mut source)?;
-            let missing = source.executed.minus(&rds.executed);
-            behind = !source.writable && !missing.is_empty();
-            anyhow::ensure!(
-                !behind || (follows.receiver.runs() && follows.applier.runs()),
-                "RDS lacks {missing}, which this closed server has, and does not replicate: say state: running first"
-            );
+        refuse(desired, &current)?;
+        if let (true, Here::Runs(here)) = (runs, &current.here) {
+            let errant = current.rds.executed.minus(&here.executed);
+            self.notices.warnings = warning(&errant).into_iter().collect();
         }
-        Ok(Current {
-            follows: rds.follows,
-            behind,
-        })
+        Ok(current)
     }
 
     fn plan(desired: &Desired, current: &Current) -> Vec<Step> {
-        let follows = current.follows.as_ref();
+        let follows = current.rds.follows.as_ref();
         let runs = follows.is_some_and(|it| it.receiver.state != "No" || it.applier.state != "No");
         let stop = runs.then_some(Step::Stop);
         match &desired.wanted {
             Wanted::Stopped => stop.into_iter().collect(),
             Wanted::Absent => {
-                let wait = current.behind.then_some(Step::CatchUp);
+                let wait = current.owed().map(|_| Step::CatchUp);
                 let reset = follows.is_some().then_some(Step::Reset);
                 wait.into_iter().chain(stop).chain(reset).collect()
             }
             Wanted::Running(source) if follows.is_some_and(|it| is_as_wanted(it, source)) => {
-                let both = follows.is_some_and(|it| it.receiver.runs() && it.applier.runs());
-                if both { Vec::new() } else { vec![Step::Start] }
+                let start = (!current.replicates()).then_some(Step::Start);
+                start.into_iter().collect()
             }
             Wanted::Running(source) => {
                 let reset = follows.is_some().then_some(Step::Reset);
@@ -294,6 +293,48 @@ impl Module for MysqlRdsReplication {
     fn notices(&mut self) -> Notices {
         std::mem::take(&mut self.notices)
     }
+}
+
+/// What cannot work, or would lose data.
+fn refuse(desired: &Desired, current: &Current) -> anyhow::Result<()> {
+    let rds = &current.rds;
+    match (&desired.wanted, &current.here) {
+        (Wanted::Stopped, _) => {}
+        (Wanted::Absent, _) => {
+            if let Some(missing) = current.owed().filter(|_| !current.replicates()) {
+                bail!(
+                    "RDS lacks {missing}, which this closed server has, and does not replicate: say state: running first"
+                );
+            }
+        }
+        (Wanted::Running(_), Here::Stopped) => {
+            bail!("the server on this machine does not run")
+        }
+        (Wanted::Running(_), Here::Absent | Here::NotAsked) => {
+            bail!("there is no server on this machine")
+        }
+        (Wanted::Running(_), Here::Runs(here)) => {
+            require_gtid(here).context("the source")?;
+            require_gtid(rds).context("RDS")?;
+            if let Some(mark) = &current.mark {
+                anyhow::ensure!(
+                    mark.done,
+                    "the load of RDS has not come to its end: run ondol.cloud.mysql_rds_load again"
+                );
+                let uncounted = mark.snapshot.minus(&rds.executed);
+                anyhow::ensure!(
+                    uncounted.is_empty(),
+                    "RDS was loaded with {uncounted} and does not count them as executed: they would come a second time"
+                );
+            }
+            let lost = here.purged.minus(&rds.executed);
+            anyhow::ensure!(
+                lost.is_empty(),
+                "RDS lacks {lost}, which the source no longer has: load it first with ondol.cloud.mysql_rds_load"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// A source that was named with a password that it does not take is named again.
@@ -355,11 +396,43 @@ mod tests {
         Desired::try_from(params).expect("valid")
     }
 
-    fn lines(state: &str, follows: Option<Follows>) -> Vec<String> {
-        let current = Current {
-            follows,
-            behind: false,
+    /// RDS that follows or not, with what it executed, beside this machine's server.
+    fn current(follows: Option<Follows>, executed: &str, here: Here) -> Current {
+        Current {
+            rds: members::Server {
+                version: "8.0.45".to_owned(),
+                gtid_mode: "ON".to_owned(),
+                executed: set(executed),
+                follows,
+                ..members::Server::default()
+            },
+            mark: None,
+            here,
+        }
+    }
+
+    fn here(executed: &str, purged: &str, writable: bool) -> Here {
+        Here::Runs(Box::new(members::Server {
+            version: "8.0.45".to_owned(),
+            gtid_mode: "ON".to_owned(),
+            executed: set(executed),
+            purged: set(purged),
+            writable,
+            ..members::Server::default()
+        }))
+    }
+
+    /// Such as `1-7`, all of one server's; nothing if empty.
+    fn set(numbers: &str) -> GtidSet {
+        let text = match numbers {
+            "" => String::new(),
+            numbers => format!("3e11fa47-71ca-11e1-9e33-c80aa9429562:{numbers}"),
         };
+        text.parse().expect("a set")
+    }
+
+    fn lines(state: &str, follows: Option<Follows>) -> Vec<String> {
+        let current = current(follows, "", Here::NotAsked);
         MysqlRdsReplication::plan(&desired(state), &current)
             .iter()
             .map(ToString::to_string)
@@ -368,12 +441,120 @@ mod tests {
 
     #[test]
     fn rds_takes_over_with_all_of_a_closed_server() {
-        let current = Current {
-            follows: follows("10.0.0.1", "Yes"),
-            behind: true,
+        let running = || follows("10.0.0.1", "Yes");
+        for (executed, here, wanted) in [
+            ("1-5", here("1-7", "", false), true),
+            ("1-7", here("1-7", "", false), false),
+            // Of an open server there is no "all".
+            ("1-5", here("1-7", "", true), false),
+            ("1-5", Here::Stopped, false),
+            ("1-5", Here::Absent, false),
+        ] {
+            let current = current(running(), executed, here);
+            refuse(&desired("absent"), &current).expect("can be done");
+            let mut steps = MysqlRdsReplication::plan(&desired("absent"), &current);
+            if wanted {
+                assert_eq!(steps.remove(0), Step::CatchUp, "{current:?}");
+            }
+            assert_eq!(steps, [Step::Stop, Step::Reset], "{current:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_or_would_lose_data_is_refused() {
+        let loaded = |done: bool, snapshot: &str| {
+            let mut mark = Mark::default();
+            (mark.done, mark.snapshot) = (done, set(snapshot));
+            Some(mark)
         };
-        let steps = MysqlRdsReplication::plan(&desired("absent"), &current);
-        assert_eq!(steps, [Step::CatchUp, Step::Stop, Step::Reset]);
+        let open = || here("1-7", "1-3", true);
+        let no_gtid = Here::Runs(Box::default());
+        let stands = || follows("10.0.0.1", "No");
+        for (state, mark, current, words) in [
+            ("running", None, current(None, "1-3", open()), None),
+            (
+                "running",
+                loaded(true, "1-3"),
+                current(None, "1-4", open()),
+                None,
+            ),
+            (
+                "running",
+                loaded(false, ""),
+                current(None, "1-4", open()),
+                Some("has not come to its end"),
+            ),
+            (
+                "running",
+                loaded(true, "1-5"),
+                current(None, "1-4", open()),
+                Some("562:5 and does not count them"),
+            ),
+            (
+                "running",
+                None,
+                current(None, "1-2", open()),
+                Some("562:3, which the source no longer has"),
+            ),
+            (
+                "running",
+                None,
+                current(None, "", no_gtid),
+                Some("the source: "),
+            ),
+            (
+                "running",
+                None,
+                Current {
+                    here: open(),
+                    ..Current::default()
+                },
+                Some("RDS: "),
+            ),
+            (
+                "running",
+                None,
+                current(None, "1-3", Here::Stopped),
+                Some("does not run"),
+            ),
+            (
+                "running",
+                None,
+                current(None, "1-3", Here::Absent),
+                Some("there is no server"),
+            ),
+            // Whatever is missing, it can stop.
+            ("stopped", None, current(stands(), "", Here::NotAsked), None),
+            (
+                "absent",
+                None,
+                current(stands(), "1-5", here("1-7", "", false)),
+                Some("lacks 3e11fa47-71ca-11e1-9e33-c80aa9429562:6-7"),
+            ),
+            (
+                "absent",
+                None,
+                current(stands(), "1-7", here("1-7", "", false)),
+                None,
+            ),
+            (
+                "absent",
+                None,
+                current(None, "1-5", here("1-7", "", false)),
+                None,
+            ),
+            ("absent", None, current(stands(), "1-5", open()), None),
+        ] {
+            let current = Current { mark, ..current };
+            match (refuse(&desired(state), &current), words) {
+                (Ok(()), None) => {}
+                (Err(error), Some(words)) => {
+                    let error = format!("{error:#}");
+                    assert!(error.contains(words), "{error}");
+                }
+                (other, _) => panic!("{state} {current:?}: {other:?}"),
+            }
+        }
     }
 
     fn follows(host: &str, state: &str) -> Option<Follows> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use ondol_database::Connect;
 pub use ondol_database::{Found, Presence, Statement};
 use ondol_kit::{Invalid, Secret};
 use schemars::JsonSchema;
@@ -96,8 +97,16 @@ impl Target {
         })
     }
 
-    /// Connects; `None` if there certainly is no server yet. In check mode an earlier task may be about to make it.
-    pub fn open(&self) -> anyhow::Result<Option<Client>> {
+    /// For what needs the server.
+    pub fn client(&self) -> anyhow::Result<Client> {
+        self.require()
+    }
+}
+
+impl Connect for Target {
+    type Client = Client;
+
+    fn open(&self) -> anyhow::Result<Option<Client>> {
         match self {
             Self::Local => match local::place()?.state()? {
                 State::Absent => Ok(None),
@@ -120,10 +129,13 @@ impl Target {
         }
     }
 
-    /// For an act, which needs the server.
-    pub fn client(&self) -> anyhow::Result<Client> {
+    fn require(&self) -> anyhow::Result<Client> {
         self.open()?
             .context("there is no server on this machine: ondol.cloud.mysql_instance makes one")
+    }
+
+    fn run(statement: &Statement, client: &mut Client) -> anyhow::Result<()> {
+        run(statement, client)
     }
 }
 
@@ -131,6 +143,6 @@ impl Target {
 pub const USER_NAME: usize = 32;
 pub const NAME: usize = 64;
 
-pub fn run(statement: &Statement, client: &mut Client) -> anyhow::Result<()> {
+pub(crate) fn run(statement: &Statement, client: &mut Client) -> anyhow::Result<()> {
     Ok(client.run(&statement.sql)?)
 }

@@ -1,12 +1,13 @@
 //! `mysql_user`: an account and how it logs in. Its privileges are `mysql_privileges`.
 
 use anyhow::Context as _;
+use ondol_database::Session;
 use ondol_kit::{Invalid, Module, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::account::{Account, Login, LoginBy, User, Wanted, everywhere};
-use crate::server::{Found, Presence, Server, Statement, Target, USER_NAME, run};
+use crate::server::{Found, Presence, Server, Statement, Target, USER_NAME};
 use crate::sha2;
 use crate::sql::{hexadecimal, literal, unhex};
 
@@ -90,7 +91,7 @@ fn clause(by: &LoginBy) -> Secret {
 /// The module.
 #[derive(Default)]
 pub struct MysqlUser {
-    target: Option<Target>,
+    session: Session<Target>,
 }
 
 impl Module for MysqlUser {
@@ -111,8 +112,7 @@ impl Module for MysqlUser {
     type Step = Statement;
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Found<User>> {
-        self.target = Some(desired.target.clone());
-        let Some(mut client) = desired.target.open()? else {
+        let Some(client) = self.session.open(&desired.target)? else {
             return Ok(Found::NoServer);
         };
         let account = &desired.account;
@@ -148,8 +148,7 @@ impl Module for MysqlUser {
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
-        let target = self.target.as_ref().expect("observe comes first");
-        run(step, &mut target.client()?)
+        self.session.run(step)
     }
 }
 

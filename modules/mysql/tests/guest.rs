@@ -150,14 +150,23 @@ fn a_server_with_its_users_databases_and_privileges() {
         site.converges("db", "mysql_instance", &moved),
         ["restart the server for port"]
     );
+    // A port that is taken: the server's words, and it is not lost.
+    site.sh(
+        "db",
+        "systemd-run --quiet --unit=taken systemd-socket-activate --listen=3310 /bin/cat",
+    );
+    eventually("the port is taken", || {
+        site.sh("db", "ss -Hltn sport = 3310").contains("3310")
+    });
     let mut broken = moved.clone();
-    broken["parameters"]["bind_address"] = json!("192.0.2.1");
+    broken["parameters"]["port"] = json!("3310");
     let refusal = site.refusal("db", "mysql_instance", &broken);
     assert!(
         refusal.contains("runs with the former parameters again")
-            && refusal.contains("Cannot assign requested address"),
+            && refusal.contains("Address already in use"),
         "{refusal}"
     );
+    site.sh("db", "systemctl stop taken");
     assert_eq!(site.steps("db", "mysql_instance", &moved), [""; 0]);
     site.sql("db", "SET PERSIST max_connections = 10");
     assert_eq!(
@@ -273,7 +282,10 @@ fn a_server_with_its_users_databases_and_privileges() {
         "cat /var/lib/mysql/db.log /var/log/mysql/error.log; journalctl --no-pager",
     );
     assert!(log.contains("CREATE USER"), "the general log is on: {log}");
-    let reply = site.call("db", "mysql_user", &local).to_string();
+    let mut loud = local.clone();
+    loud["_ansible_verbosity"] = json!(4);
+    let reply = site.call("db", "mysql_user", &loud).to_string();
+    assert!(reply.contains("***"), "the arguments are shown: {reply}");
     for words in ["back\\\\slash", "longer than one block", "from the server$"] {
         assert!(!log.contains(words) && !reply.contains(words), "{words}");
     }

@@ -1,11 +1,12 @@
 //! `postgresql_database`: a database as a whole. What is in it is not its business.
 
 use anyhow::Context as _;
+use ondol_database::Session;
 use ondol_kit::{Invalid, Module};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::server::{Found, Presence, Reach, Server, Statement, Target, run, usual_cluster};
+use crate::server::{ANY, Found, Presence, Scope, Server, Statement, Target, usual_cluster};
 use crate::sql::{check_name, identifier, literal};
 
 /// Manage a PostgreSQL database
@@ -90,7 +91,7 @@ pub struct Database {
 /// The module.
 #[derive(Default)]
 pub struct PostgresqlDatabase {
-    target: Option<Target>,
+    session: Session<Scope>,
 }
 
 impl Module for PostgresqlDatabase {
@@ -111,11 +112,8 @@ impl Module for PostgresqlDatabase {
     type Step = Statement;
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Found<Database>> {
-        self.target = Some(desired.target.clone());
-        let mut client = match desired.target.open("postgres")? {
-            Reach::NoInstance => return Ok(Found::NoServer),
-            Reach::NoDatabase => anyhow::bail!("the database \"postgres\" is missing"),
-            Reach::Open(client) => client,
+        let Some(client) = self.session.open(&desired.target.scope(ANY))? else {
+            return Ok(Found::NoServer);
         };
         let name = &desired.params.name;
         let rows = client
@@ -186,8 +184,7 @@ impl Module for PostgresqlDatabase {
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
-        let target = self.target.as_ref().expect("observe comes first");
-        run(step, &mut target.client("postgres")?)
+        self.session.run(step)
     }
 }
 

@@ -1,11 +1,12 @@
 //! `postgresql_extension`: an extension in one database. The package that holds it is the distribution's.
 
 use anyhow::Context as _;
+use ondol_database::Session;
 use ondol_kit::{Invalid, Module};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::server::{Found, Presence, Reach, Server, Statement, Target, run, usual_cluster};
+use crate::server::{Found, Presence, Scope, Server, Statement, Target, usual_cluster};
 use crate::sql::{check_name, identifier, literal};
 
 /// Manage an extension in a PostgreSQL database
@@ -74,7 +75,7 @@ pub struct Extension {
 /// The module.
 #[derive(Default)]
 pub struct PostgresqlExtension {
-    place: Option<(Target, String)>,
+    session: Session<Scope>,
 }
 
 impl Module for PostgresqlExtension {
@@ -95,11 +96,9 @@ impl Module for PostgresqlExtension {
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Found<Extension>> {
         let params = &desired.params;
-        self.place = Some((desired.target.clone(), params.database.clone()));
-        let mut client = match desired.target.open(&params.database)? {
-            Reach::NoInstance => return Ok(Found::NoServer),
-            Reach::NoDatabase => return Ok(Found::Absent),
-            Reach::Open(client) => client,
+        let scope = desired.target.scope(&params.database);
+        let Some(client) = self.session.open(&scope)? else {
+            return Ok(Found::NoServer);
         };
         let rows = client
             .query(&format!(
@@ -177,8 +176,7 @@ impl Module for PostgresqlExtension {
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
-        let (target, database) = self.place.as_ref().expect("observe comes first");
-        run(step, &mut target.client(database)?)
+        self.session.run(step)
     }
 }
 

@@ -18,7 +18,7 @@ use self::io::{observe, promote, warnings};
 use self::plan::decide;
 use crate::cluster::{Cluster, StartMode};
 use crate::replication::{Access, Durability, Lsn, Member, Replication, Seen, check_member};
-use crate::scram;
+use crate::scram::{self, Salt};
 use crate::server::{Statement, run, usual_cluster};
 
 /// Make this machine's PostgreSQL cluster the one that takes writes
@@ -111,7 +111,7 @@ impl TryFrom<Params> for Desired {
                 .filter(|member| member.name != params.name)
                 .collect(),
             name: params.name,
-            verifier: Secret::new(scram::verifier(access.password.expose())),
+            verifier: Secret::new(scram::verifier(access.password.expose(), &Salt::random())),
             access,
             fenced,
             accept_data_loss: params.accept_data_loss,

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
+use ondol_database::Session;
 use ondol_kit::{Invalid, Module};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::client::Client;
-use crate::server::{Presence, Reach, Server, Statement, Target, run, usual_cluster};
+use crate::server::{Presence, Scope, Server, Statement, Target, usual_cluster};
 use crate::sql::{check_name, identifier, literal};
 
 /// Manage what a PostgreSQL role may do in a database
@@ -216,7 +217,7 @@ pub struct Current(Vec<(Vec<Object>, BTreeMap<String, bool>)>);
 /// The module.
 #[derive(Default)]
 pub struct PostgresqlPrivileges {
-    place: Option<(Target, String)>,
+    session: Session<Scope>,
 }
 
 impl Module for PostgresqlPrivileges {
@@ -240,11 +241,8 @@ impl Module for PostgresqlPrivileges {
     type Step = Statement;
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Current> {
-        self.place = Some((desired.target.clone(), desired.database.clone()));
-        let mut client = match desired.target.open(&desired.database)? {
-            Reach::Open(client) => Some(client),
-            Reach::NoInstance | Reach::NoDatabase => None,
-        };
+        let scope = desired.target.scope(&desired.database);
+        let mut client = self.session.open(&scope)?;
         let grantee = match &desired.role {
             Some(role) => format!(
                 "(SELECT oid FROM pg_roles WHERE rolname = {})",
@@ -304,8 +302,7 @@ impl Module for PostgresqlPrivileges {
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
-        let (target, database) = self.place.as_ref().expect("observe comes first");
-        run(step, &mut target.client(database)?)
+        self.session.run(step)
     }
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use anyhow::Context as _;
+use ondol_database::Session;
 use ondol_kit::{Invalid, Module, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::client::Row;
-use crate::scram;
-use crate::server::{Found, Presence, Reach, Server, Statement, Target, run, usual_cluster};
+use crate::scram::{self, Salt};
+use crate::server::{ANY, Found, Presence, Scope, Server, Statement, Target, usual_cluster};
 use crate::sql::{check_name, identifier, literal};
 
 /// Manage a PostgreSQL role, its password and its memberships
@@ -77,8 +78,15 @@ struct Wanted {
 #[derive(Debug, Clone)]
 struct Password {
     given: Secret,
-    /// Made from it with a new salt: chance has no place in `plan`.
-    verifier: Secret,
+    salt: Salt,
+}
+
+impl Password {
+    /// As SQL writes it, in the form that the server keeps.
+    fn clause(&self) -> String {
+        let verifier = scram::verifier(self.given.expose(), &self.salt);
+        format!("PASSWORD {}", literal(&verifier))
+    }
 }
 
 const ATTRIBUTES: [&str; 7] = [
@@ -116,8 +124,8 @@ impl TryFrom<Params> for Desired {
             Presence::Absent => None,
             Presence::Present => Some(Wanted {
                 password: params.password.map(|given| Password {
-                    verifier: Secret::new(scram::verifier(given.expose())),
                     given,
+                    salt: Salt::random(),
                 }),
                 attributes: [
                     params.login,
@@ -156,7 +164,7 @@ pub struct Role {
 /// The module.
 #[derive(Default)]
 pub struct PostgresqlRole {
-    target: Option<Target>,
+    session: Session<Scope>,
 }
 
 impl Module for PostgresqlRole {
@@ -178,11 +186,8 @@ impl Module for PostgresqlRole {
     type Step = Statement;
 
     fn observe(&mut self, desired: &Desired) -> anyhow::Result<Found<Role>> {
-        self.target = Some(desired.target.clone());
-        let mut client = match desired.target.open("postgres")? {
-            Reach::NoInstance => return Ok(Found::NoServer),
-            Reach::NoDatabase => anyhow::bail!("the database \"postgres\" is missing"),
-            Reach::Open(client) => client,
+        let Some(client) = self.session.open(&desired.target.scope(ANY))? else {
+            return Ok(Found::NoServer);
         };
         let wanted = desired.wanted.clone().unwrap_or_default();
         // Not everybody may read pg_authid, and it is of no use without a password.
@@ -232,15 +237,7 @@ impl Module for PostgresqlRole {
         let role = current.present();
         let options = options(wanted, role);
         if role.is_none() {
-            let with = if options.is_empty() {
-                String::new()
-            } else {
-                format!(" with {}", options.join(", "))
-            };
-            steps.push(Statement::new(
-                format!("create role {name:?}{with}"),
-                format!("CREATE ROLE {quoted} {}", options.join(" ")),
-            ));
+            steps.push(create(name, wanted, options));
         } else if !options.is_empty() {
             steps.push(Statement::new(
                 format!("alter role {name:?}: {}", options.join(", ")),
@@ -248,13 +245,12 @@ impl Module for PostgresqlRole {
             ));
         }
         if let Some(password) = &wanted.password
-            && !role.is_some_and(|role| role.password_fits)
+            && role.is_some_and(|role| !role.password_fits)
         {
-            let verifier = literal(password.verifier.expose());
             steps.push(
                 Statement::new(
                     format!("set the password of role {name:?}"),
-                    format!("ALTER ROLE {quoted} PASSWORD {verifier}"),
+                    format!("ALTER ROLE {quoted} {}", password.clause()),
                 )
                 .secret(),
             );
@@ -277,8 +273,27 @@ impl Module for PostgresqlRole {
     }
 
     fn apply(&mut self, step: &Statement) -> anyhow::Result<()> {
-        let target = self.target.as_ref().expect("observe comes first");
-        run(step, &mut target.client("postgres")?)
+        self.session.run(step)
+    }
+}
+
+/// With its password: a role is never there without, and it is one commit.
+fn create(name: &str, wanted: &Wanted, options: Vec<String>) -> Statement {
+    let mut says = options.clone();
+    let mut sql = vec![format!("CREATE ROLE {}", identifier(name))];
+    sql.extend(options);
+    if let Some(password) = &wanted.password {
+        says.insert(0, "its password".to_owned());
+        sql.push(password.clause());
+    }
+    let with = if says.is_empty() { "" } else { " with " };
+    let statement = Statement::new(
+        format!("create role {name:?}{with}{}", says.join(", ")),
+        sql.join(" "),
+    );
+    match wanted.password {
+        Some(_) => statement.secret(),
+        None => statement,
     }
 }
 
@@ -354,12 +369,23 @@ mod tests {
     fn plans() {
         let full = serde_json::json!({"name": "app", "password": "x", "login": true, "member_of": ["readers"], "inherit": true});
         let create = [
-            "create role \"app\" with LOGIN | CREATE ROLE \"app\" LOGIN",
-            "set the password of role \"app\"",
+            "create role \"app\" with its password, LOGIN",
             "make role \"app\" a member of \"readers\" | GRANT \"readers\" TO \"app\"",
         ];
         assert_eq!(lines(full.clone(), &Found::Absent), create);
         assert_eq!(lines(full.clone(), &Found::NoServer), create);
+        for (json, line) in [
+            (
+                serde_json::json!({"name": "app", "login": true}),
+                "create role \"app\" with LOGIN | CREATE ROLE \"app\" LOGIN",
+            ),
+            (
+                serde_json::json!({"name": "app"}),
+                "create role \"app\" | CREATE ROLE \"app\"",
+            ),
+        ] {
+            assert_eq!(lines(json, &Found::Absent), [line]);
+        }
         assert_eq!(lines(full.clone(), &Found::Present(app())), [""; 0]);
         let other_password = Role {
             password_fits: false,
@@ -403,14 +429,20 @@ mod tests {
     #[test]
     fn neither_password_nor_verifier_is_in_what_is_printed() {
         let desired = desired(serde_json::json!({"name": "app", "password": "hunter2"}));
-        let steps = PostgresqlRole::plan(&desired, &Found::Absent);
-        let printed = format!("{steps:?} {desired:?} {}", steps[1]);
-        assert!(
-            !printed.contains("hunter2") && !printed.contains("SCRAM"),
-            "{printed}"
-        );
-        assert!(steps[1].sql.contains("SCRAM-SHA-256$4096:"));
-        assert!(!steps[1].sql.contains("hunter2"));
+        let other = Role {
+            password_fits: false,
+            ..app()
+        };
+        for current in [Found::Absent, Found::Present(other)] {
+            let steps = PostgresqlRole::plan(&desired, &current);
+            let printed = format!("{steps:?} {desired:?} {}", steps[0]);
+            assert!(
+                !printed.contains("hunter2") && !printed.contains("SCRAM"),
+                "{printed}"
+            );
+            assert!(steps[0].sql.contains("PASSWORD 'SCRAM-SHA-256$4096:"));
+            assert!(!steps[0].sql.contains("hunter2"));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::{digest, hmac, pbkdf2};
 
 /// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
@@ -42,25 +43,66 @@ pub(crate) fn matches(stored: &str, password: &str) -> bool {
     let Some(verifier) = parse(stored) else {
         return false;
     };
-    let mut salted = [0; KEY_BYTES];
-    pbkdf2::derive(
-        pbkdf2::PBKDF2_HMAC_SHA256,
-        verifier.iterations,
-        &verifier.salt,
-        &prepare(password),
-        &mut salted,
-    );
-    let client_key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &salted), b"Client Key");
-    let stored_key = digest::digest(&digest::SHA256, client_key.as_ref());
-    stored_key.as_ref() == verifier.stored_key
+    let keys = Keys::new(password, verifier.iterations, &verifier.salt);
+    keys.stored.as_ref() == verifier.stored_key
+}
+
+/// What a verifier keeps of a password.
+struct Keys {
+    stored: digest::Digest,
+    server: hmac::Tag,
+}
+
+impl Keys {
+    /// RFC 5802, section 3.
+    fn new(password: &str, iterations: NonZeroU32, salt: &[u8]) -> Self {
+        let mut salted = [0; KEY_BYTES];
+        pbkdf2::derive(
+            pbkdf2::PBKDF2_HMAC_SHA256,
+            iterations,
+            salt,
+            &prepare(password),
+            &mut salted,
+        );
+        let salted = hmac::Key::new(hmac::HMAC_SHA256, &salted);
+        let client = hmac::sign(&salted, b"Client Key");
+        Self {
+            stored: digest::digest(&digest::SHA256, client.as_ref()),
+            server: hmac::sign(&salted, b"Server Key"),
+        }
+    }
+}
+
+/// As many as the server takes by itself.
+const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).expect("more than none");
+
+/// What makes two verifiers of one password differ. It is chosen before `plan`, where chance has no place; the verifier, which takes a
+/// millisecond, is made when it is needed.
+#[derive(Debug, Clone)]
+pub(crate) struct Salt([u8; 16]);
+
+impl Salt {
+    pub(crate) fn random() -> Self {
+        let mut salt = [0; 16];
+        SystemRandom::new()
+            .fill(&mut salt)
+            .expect("the system has random numbers");
+        Self(salt)
+    }
 }
 
 /// What to send for `password`: a new verifier, or the one that it already is.
-pub(crate) fn verifier(password: &str) -> String {
+pub(crate) fn verifier(password: &str, salt: &Salt) -> String {
     if parse(password).is_some() {
         return password.to_owned();
     }
-    postgres_protocol::password::scram_sha_256(password.as_bytes())
+    let keys = Keys::new(password, ITERATIONS, &salt.0);
+    format!(
+        "{PREFIX}{ITERATIONS}:{}${}:{}",
+        STANDARD.encode(salt.0),
+        STANDARD.encode(keys.stored),
+        STANDARD.encode(keys.server)
+    )
 }
 
 /// SASLprep, and where that forbids the text the text itself, as the server and libpq do (`pg_saslprep`).
@@ -100,19 +142,20 @@ mod tests {
             "a\u{ad}b",
             "\u{7}bell",
         ] {
-            let made = verifier(password);
+            let made = verifier(password, &Salt::random());
             assert!(matches(&made, password), "{password:?}");
             assert!(!matches(&made, "other"), "{password:?}");
         }
+        let of = |password| verifier(password, &Salt::random());
         // SASLprep: Roman numeral nine is "IX", a soft hyphen is nothing.
-        assert!(matches(&verifier("\u{2168}"), "IX"));
-        assert!(matches(&verifier("a\u{ad}b"), "ab"));
+        assert!(matches(&of("\u{2168}"), "IX"));
+        assert!(matches(&of("a\u{ad}b"), "ab"));
     }
 
     #[test]
     fn a_verifier_stands_for_itself_and_rubbish_for_nothing() {
-        let made = verifier("pencil");
-        assert_eq!(verifier(&made), made);
+        let made = verifier("pencil", &Salt::random());
+        assert_eq!(verifier(&made, &Salt::random()), made);
         assert!(matches(&made, &made));
         for stored in [
             "",

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use ondol_database::Connect;
 pub use ondol_database::{Found, Presence, Statement};
 use ondol_kit::{Invalid, Secret};
 use schemars::JsonSchema;
@@ -108,8 +109,16 @@ impl Target {
         }
     }
 
-    /// Connects, or says which part certainly is not there yet. In check mode an earlier task may be about to make it.
-    pub fn open(&self, database: &str) -> anyhow::Result<Reach> {
+    /// One of its databases, for a task.
+    pub(crate) fn scope(&self, database: &str) -> Scope {
+        Scope {
+            target: self.clone(),
+            database: database.to_owned(),
+        }
+    }
+
+    /// Connects, or says which part certainly is not there yet.
+    fn open(&self, database: &str) -> anyhow::Result<Reach> {
         let opened = match self {
             Self::Local(cluster) => {
                 let Some(place) = cluster.place()? else {
@@ -144,7 +153,7 @@ impl Target {
     }
 
     /// For an act, which needs everything to be there.
-    pub fn client(&self, database: &str) -> anyhow::Result<Client> {
+    fn client(&self, database: &str) -> anyhow::Result<Client> {
         match self.open(database)? {
             Reach::Open(client) => Ok(client),
             Reach::NoDatabase => anyhow::bail!("there is no database {database:?}"),
@@ -158,10 +167,42 @@ impl Target {
     }
 }
 
-pub enum Reach {
+enum Reach {
     NoInstance,
     NoDatabase,
     Open(Client),
+}
+
+/// The database that every server has, for what is about no database.
+pub(crate) const ANY: &str = "postgres";
+
+/// A database of a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Scope {
+    target: Target,
+    database: String,
+}
+
+impl Connect for Scope {
+    type Client = Client;
+
+    fn open(&self) -> anyhow::Result<Option<Client>> {
+        match self.target.open(&self.database)? {
+            Reach::Open(client) => Ok(Some(client)),
+            Reach::NoDatabase if self.database == ANY => {
+                anyhow::bail!("the database {ANY:?} is missing")
+            }
+            Reach::NoInstance | Reach::NoDatabase => Ok(None),
+        }
+    }
+
+    fn require(&self) -> anyhow::Result<Client> {
+        self.target.client(&self.database)
+    }
+
+    fn run(statement: &Statement, client: &mut Client) -> anyhow::Result<()> {
+        run(statement, client)
+    }
 }
 
 fn is_unknown_database(error: &anyhow::Error) -> bool {
@@ -171,20 +212,32 @@ fn is_unknown_database(error: &anyhow::Error) -> bool {
         .any(|error| error.code() == Some("3D000"))
 }
 
-/// Runs one, and keeps a secret out of the server's log too.
+/// What a server writes of a statement, and how that is switched off.
+const LOGS: [(&str, &str); 5] = [
+    ("log_statement", "'none'"),
+    ("log_min_duration_statement", "-1"),
+    ("log_min_duration_sample", "-1"),
+    ("log_min_error_statement", "'panic'"),
+    ("pg_stat_statements.track", "'none'"),
+];
+
+/// Runs one, and keeps a secret out of the server's log too. What follows in the session is logged as ever.
 pub(crate) fn run(statement: &Statement, client: &mut Client) -> anyhow::Result<()> {
+    let mut silent = false;
     if statement.secret {
         // Only a superuser may; what another one sends is a verifier too, never the password.
-        let silent = "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_duration_sample = -1; \
-                      SET log_min_error_statement = 'panic'; SET pg_stat_statements.track = 'none'";
-        match client.query(silent) {
-            Err(error) if error.code() != Some("42501") => {
-                return Err(error).context("silence the log");
-            }
-            _ => {}
+        let sql = LOGS.map(|(name, off)| format!("SET {name} = {off}"));
+        match client.query(&sql.join("; ")) {
+            Ok(_) => silent = true,
+            Err(error) if error.code() == Some("42501") => {}
+            Err(error) => return Err(error).context("silence the log"),
         }
     }
     client.query("SET lock_timeout = '30s'")?;
     client.query(&statement.sql)?;
+    if silent {
+        let sql = LOGS.map(|(name, _)| format!("RESET {name}"));
+        client.query(&sql.join("; ")).context("log again")?;
+    }
     Ok(())
 }

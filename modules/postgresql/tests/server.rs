@@ -373,7 +373,10 @@ fn roles_databases_extensions_and_privileges() {
     // Before there is a server, check mode says what will be done, and a run says what is missing.
     let role = json!({"name": "app", "password": "x", "login": true});
     let checked = lab.call(ROLE, &role, &json!({"_ansible_check_mode": true}));
-    assert_eq!(checked["steps"][0], json!("create role \"app\" with LOGIN"));
+    assert_eq!(
+        checked["steps"][0],
+        json!("create role \"app\" with its password, LOGIN")
+    );
     lab.fails(ROLE, &role, "there is no cluster");
     lab.started(json!({"listen_addresses": "127.0.0.1", "log_statement": "all", "log_min_duration_statement": "0"}));
 
@@ -423,6 +426,11 @@ fn roles_databases_extensions_and_privileges() {
 
     lab.converges(ROLE, &json!({"name": "readers"}));
     lab.converges(ROLE, &json!({"name": "app", "password": "x", "login": true, "member_of": ["readers"], "valid_until": "2031-01-01 00:00+00", "connection_limit": 7}));
+    let log = fs::read_to_string(lab.log()).unwrap();
+    assert!(
+        log.contains("GRANT \"readers\" TO \"app\""),
+        "what follows a secret is logged: {log}"
+    );
     assert_eq!(
         lab.converges(
             ROLE,

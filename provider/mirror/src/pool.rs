@@ -10,19 +10,21 @@
 //! pool, and one `syncfs` at its end removes the mark. After a power cut the marks of an earlier boot say from when on files are to be
 //! read again; what a killed process leaves is whole, because the kernel has it. Nothing is ever deleted from the pool here.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
-
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::place::{create_dir, parent};
+
+/// Of the pool's files: any web server may read them.
+const MODE: u32 = 0o644;
 
 #[derive(Debug, Clone)]
 pub struct Pool {
@@ -206,24 +208,32 @@ impl Pool {
                 .write(true)
                 .create(true)
                 .truncate(false)
+                .mode(MODE)
                 .open(&path)
                 .map_err(failed)?;
-            let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) => file,
-                Err((_, Errno::EWOULDBLOCK)) => return Ok(Claim::Taken),
-                Err((_, errno)) => return Err(failed(errno.into())),
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(Claim::Taken),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
+            let ours = file.metadata().map_err(failed)?;
+            let is_named = || {
+                fs::metadata(&path)
+                    .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
             };
             if self.holds(digest)? {
                 // Another finished it between our look and our lock; what we made or hold is of no use.
-                if fs::metadata(&path).is_ok_and(|there| same(&there, &file)) {
+                if is_named() {
                     drop(fs::remove_file(&path));
                 }
                 return Ok(Claim::Done);
             }
             // The name may have gone to the pool, and with it the file that we have locked.
-            if fs::metadata(&path).is_ok_and(|there| same(&there, &file)) {
+            if is_named() {
                 return Ok(Claim::Mine(Partial {
                     file,
+                    is_public: ours.mode() & 0o7777 == MODE,
+                    inherited: ours.len() > 0,
                     path,
                     place: self.path(digest),
                     digest: *digest,
@@ -246,8 +256,12 @@ impl Pool {
         File::create(&path)
             .map_err(|error| Error::write(format!("write {}", path.display()), &path, error))?;
         Ok(Batch {
-            root: self.root.clone(),
             path,
+            ahead: Arc::new(Ahead {
+                root: self.root.clone(),
+                bytes: AtomicU64::new(0),
+                thread: Mutex::default(),
+            }),
         })
     }
 
@@ -285,11 +299,6 @@ impl Pool {
         }
         Ok(())
     }
-}
-
-fn same(there: &fs::Metadata, file: &File) -> bool {
-    file.metadata()
-        .is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
 }
 
 /// Sorted; empty if the directory is not there.
@@ -342,7 +351,12 @@ pub(crate) enum Claim {
 /// A file under way, locked by this process. What is written stays there when this is dropped, for the next attempt.
 #[derive(Debug)]
 pub(crate) struct Partial {
-    file: Flock<File>,
+    /// Its lock goes with it.
+    file: File,
+    /// Of [`MODE`] already.
+    is_public: bool,
+    /// An earlier run has written some of it.
+    inherited: bool,
     path: PathBuf,
     place: PathBuf,
     digest: Digest,
@@ -355,7 +369,7 @@ impl Partial {
         use std::io::Seek as _;
         let failed = |error| Error::io(format!("read {}", self.path.display()), error);
         self.hasher = Hasher::default();
-        if self.file.metadata().map_err(failed)?.len() == 0 {
+        if !self.inherited {
             return Ok(0);
         }
         self.file.rewind().map_err(failed)?;
@@ -403,11 +417,15 @@ impl Partial {
         }
         let act = || format!("keep {}", self.place.display());
         let failed = |error| Error::write(act(), &self.place, error);
-        self.file
-            .set_permissions(fs::Permissions::from_mode(0o644))
-            .map_err(failed)?;
-        // The time of arrival, which recovery goes by, even if an earlier run wrote all of it.
-        self.file.set_modified(SystemTime::now()).map_err(failed)?;
+        if !self.is_public {
+            self.file
+                .set_permissions(fs::Permissions::from_mode(MODE))
+                .map_err(failed)?;
+        }
+        if self.inherited {
+            // The time of arrival, which recovery goes by, even if an earlier run wrote all of it.
+            self.file.set_modified(SystemTime::now()).map_err(failed)?;
+        }
         let mut renamed = fs::rename(&self.path, &self.place);
         if matches!(&renamed, Err(error) if error.kind() == ErrorKind::NotFound) {
             create_dir(parent(&self.place))?;
@@ -421,11 +439,16 @@ impl Partial {
 /// See [`Pool::batch`]. Dropped without [`Batch::seal`], the mark stays until the next [`Pool::open`].
 #[derive(Debug)]
 pub(crate) struct Batch {
-    root: PathBuf,
     path: PathBuf,
+    ahead: Arc<Ahead>,
 }
 
 impl Batch {
+    /// For those who write its files.
+    pub(crate) fn ahead(&self) -> Arc<Ahead> {
+        self.ahead.clone()
+    }
+
     /// Nothing was written.
     pub(crate) fn unused(self) -> Result<()> {
         remove_if_there(&self.path)
@@ -433,9 +456,50 @@ impl Batch {
 
     /// Everything written so far is on the disk when this returns.
     pub(crate) fn seal(self) -> Result<()> {
-        sync_file_system(&self.root)?;
+        // Who asks later is not told of what failed earlier.
+        let thread = self.ahead.thread().take();
+        thread.map_or(Ok(()), joined)?;
+        sync_file_system(&self.ahead.root)?;
         remove_if_there(&self.path)
     }
+}
+
+/// Gives the disk its work while files still come in, so that there is little left to wait for at the end of a batch.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    root: PathBuf,
+    bytes: AtomicU64,
+    thread: Mutex<Option<JoinHandle<Result<()>>>>,
+}
+
+impl Ahead {
+    const STEP_BYTES: u64 = 32 << 20;
+
+    fn thread(&self) -> MutexGuard<'_, Option<JoinHandle<Result<()>>>> {
+        self.thread.lock().expect("nothing panics under this lock")
+    }
+
+    /// Takes note of a file that came in. The error is that of a sync before.
+    pub(crate) fn came_in(&self, bytes: u64) -> Result<()> {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before / Self::STEP_BYTES == (before + bytes) / Self::STEP_BYTES {
+            return Ok(());
+        }
+        let mut thread = self.thread();
+        match thread.take() {
+            Some(running) if !running.is_finished() => *thread = Some(running),
+            other => {
+                other.map_or(Ok(()), joined)?;
+                let root = self.root.clone();
+                *thread = Some(std::thread::spawn(move || sync_file_system(&root)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn joined(thread: JoinHandle<Result<()>>) -> Result<()> {
+    thread.join().expect("syncing does not panic")
 }
 
 #[cfg(test)]
@@ -518,6 +582,21 @@ mod tests {
         assert!(pool.holds(&good).expect("looks"));
         assert!(!pool.holds(&bad).expect("looks"));
         assert!(!mark.exists());
+    }
+
+    #[test]
+    fn what_is_much_is_synced_before_the_end() {
+        let (_dir, pool) = pool();
+        let batch = pool.batch().expect("marks");
+        let ahead = batch.ahead();
+        ahead.came_in(Ahead::STEP_BYTES - 1).expect("notes");
+        assert!(ahead.thread().is_none());
+        for _ in 0..3 {
+            ahead.came_in(Ahead::STEP_BYTES).expect("notes");
+            assert!(ahead.thread().is_some());
+        }
+        batch.seal().expect("syncs");
+        assert!(ahead.thread().is_none());
     }
 
     #[test]

@@ -120,6 +120,45 @@ fn only_what_has_changed_is_fetched_and_old_indexes_stay_readable_by_hash() {
     site.assert_sound();
 }
 
+/// Names of the files of the mirror's pool, without what makes them unique.
+fn packages(root: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    collect(&root.join("pool"), &mut files);
+    let mut names: Vec<String> = files
+        .iter()
+        .map(|file| file.split_once('-').map_or(file.as_str(), |(_, name)| name))
+        .map(str::to_owned)
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_a_killed_sync_has_linked_goes_when_the_next_one_publishes() {
+    let mut site = Site::new();
+    site.sync().expect("syncs");
+    let root = site.config.root();
+    assert!(!root.join(".linking").exists(), "all is swept");
+    // As a sync leaves it that is killed between its packages and its snapshot.
+    fs::write(root.join(".linking"), "").expect("writes");
+    fs::create_dir_all(root.join("pool/zz/deep")).expect("makes");
+    fs::write(root.join("pool/zz/deep/0-stray_1_all.deb"), "x").expect("writes");
+    site.archive.put("lib", "1.1", "");
+    site.archive.date += 1;
+    site.archive.write();
+    site.sync().expect("syncs");
+    let all = [
+        "app_1.0_all.deb",
+        "data_1.0_all.deb",
+        "lib_1.0_all.deb",
+        "lib_1.1_all.deb",
+    ];
+    assert_eq!(packages(&root), all);
+    assert!(!root.join("pool/zz").exists());
+    assert!(!root.join(".linking").exists());
+    site.assert_sound();
+}
+
 #[test]
 fn old_snapshots_and_their_packages_go_and_the_others_stay_whole() {
     let mut site = Site::new();
@@ -134,18 +173,13 @@ fn old_snapshots_and_their_packages_go_and_the_others_stay_whole() {
     }
     let root = site.config.root();
     assert_eq!(list(&root).expect("reads"), ids[2..]);
-    let mut files = Vec::new();
-    collect(&root.join("pool"), &mut files);
-    files.sort();
-    assert_eq!(
-        files,
-        [
-            "app_1.0_all.deb",
-            "data_1.0_all.deb",
-            "lib_1.2_all.deb",
-            "lib_1.3_all.deb"
-        ]
-    );
+    let left = [
+        "app_1.0_all.deb",
+        "data_1.0_all.deb",
+        "lib_1.2_all.deb",
+        "lib_1.3_all.deb",
+    ];
+    assert_eq!(packages(&root), left);
     site.assert_sound();
 
     // Back to the one before, and back again without a pin.

@@ -1,7 +1,8 @@
 //! Databases: a list of 60 resources against the Python collections that do the same, and how long nobody can write when a primary goes.
 //!
-//! The list runs in a lab machine with a PostgreSQL and a MariaDB of its own, by the same Ansible over the same connection. The collections are those
-//! that PyPI's package `ansible` carries, kept in `/var/cache/ondol/bench`. The times without writes are the drills' own, from their reports.
+//! The list runs in lab machines, one with a PostgreSQL and a MariaDB of its own, one of Debian unstable with a MySQL, by the same Ansible over the same
+//! connection, and both sides reach the server over its local socket. The collections are those that PyPI's package `ansible` carries, kept in
+//! `/var/cache/ondol/bench`. The times without writes are the drills' own, from their reports.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -31,26 +32,60 @@ const ROUNDS: usize = 3;
 /// That of the Ansible that runs here, 2.19.
 const PEERS: &str = "ansible==12.3.0";
 const CACHE: &str = "/var/cache/ondol/bench/collections";
-const PACKAGES: [&str; 5] = [
-    "mariadb-server",
-    "postgresql",
-    "python3",
-    "python3-psycopg2",
-    "python3-pymysql",
-];
+
+/// A machine and its servers.
+struct Kind {
+    suite: &'static str,
+    packages: &'static [&'static str],
+    /// Succeeds when the servers answer.
+    asks: &'static str,
+    sides: &'static [Side],
+}
+
+const STABLE: Kind = Kind {
+    suite: "bookworm",
+    packages: &[
+        "mariadb-server",
+        "postgresql",
+        "python3",
+        "python3-psycopg2",
+        "python3-pymysql",
+    ],
+    asks: "mariadb -e 'SELECT 1' && runuser -u postgres -- psql -c 'SELECT 1'",
+    sides: &SIDES,
+};
+
+/// Debian 12 has no MySQL.
+const UNSTABLE: Kind = Kind {
+    suite: "sid",
+    packages: &["mysql-server", "python3", "python3-pymysql"],
+    asks: "mysql -e 'SELECT 1'",
+    sides: &MYSQL_SIDES,
+};
 
 /// Time of the whole playbook and of one task of it, first run and repeat, ours against theirs.
 pub fn tasks() -> Result<Vec<Figure>> {
-    let machine = Machine::start()?;
+    collections()?;
+    let mut figures = Vec::new();
+    for kind in [&STABLE, &UNSTABLE] {
+        let servers = kind.sides[0].product;
+        figures.extend(tasks_of(kind).with_context(|| format!("the machine with {servers}"))?);
+    }
+    Ok(figures)
+}
+
+fn tasks_of(kind: &Kind) -> Result<Vec<Figure>> {
+    let machine = Machine::start(kind)?;
+    let sides = kind.sides;
     let mut times: BTreeMap<(usize, bool, &str), Vec<f64>> = BTreeMap::new();
     let mut idle = Vec::new();
     // The connection is opened and everything is read from the disk once, whoever comes first.
-    for (index, side) in SIDES.iter().enumerate() {
+    for (index, side) in sides.iter().enumerate() {
         machine.play(side, &format!("warm{index}"), 1)?;
     }
     for round in 0..ROUNDS {
-        idle.push(machine.play(&SIDES[0], "idle", 0)?.seconds);
-        for (index, side) in SIDES.iter().enumerate() {
+        idle.push(machine.play(&sides[0], "idle", 0)?.seconds);
+        for (index, side) in sides.iter().enumerate() {
             let names = format!("r{round}s{index}");
             for run in ["first run", "repeat"] {
                 let played = machine.play(side, &names, EACH)?;
@@ -69,7 +104,7 @@ pub fn tasks() -> Result<Vec<Figure>> {
     }
     let idle = median(idle);
     let mut figures = Vec::new();
-    for (pair, sides) in SIDES.chunks(2).enumerate() {
+    for (pair, sides) in sides.chunks(2).enumerate() {
         let (ours, theirs) = (&sides[0], &sides[1]);
         for run in ["first run", "repeat"] {
             let middle = |ours| median(times.get(&(pair, ours, run)).cloned().unwrap_or_default());
@@ -152,24 +187,51 @@ const SIDES: [Side; 4] = [
     },
 ];
 
+const MYSQL_SIDES: [Side; 2] = [
+    Side {
+        product: "MySQL",
+        ours: true,
+        peer: "ondol.cloud",
+        user: "root",
+        resources: [
+            "ondol.cloud.mysql_user: {name: '{name}', password: 'secret of {name}'}",
+            "ondol.cloud.mysql_database: {name: '{name}'}",
+            "ondol.cloud.mysql_privileges: {name: '{name}', privileges: {'{name}.*': [SELECT, INSERT]}}",
+        ],
+    },
+    // It can compare only a password whose hash it is given with its salt.
+    Side {
+        product: "MySQL",
+        ours: false,
+        peer: "community.mysql",
+        user: "root",
+        resources: [
+            "community.mysql.mysql_user: {name: '{name}', host: '%', plugin: caching_sha2_password, plugin_auth_string: 'secret of {name}', salt: 'salt of twenty bytes', column_case_sensitive: true, login_unix_socket: /run/mysqld/mysqld.sock}",
+            "community.mysql.mysql_db: {name: '{name}', login_unix_socket: /run/mysqld/mysqld.sock}",
+            "community.mysql.mysql_user: {name: '{name}', host: '%', priv: '{name}.*:SELECT,INSERT', column_case_sensitive: true, login_unix_socket: /run/mysqld/mysqld.sock}",
+        ],
+    },
+];
+
 struct Played {
     seconds: f64,
     changed: u32,
 }
 
-/// A lab machine with both servers, and what Ansible needs to get there.
+/// A lab machine with its servers, and what Ansible needs to get there.
 struct Machine {
     lab: Lab,
     directory: TempDir,
 }
 
 impl Machine {
-    fn start() -> Result<Self> {
-        collections()?;
-        let mut recipe = Recipe::base(Distribution::Debian, "bookworm");
-        recipe
-            .packages
-            .extend(PACKAGES.iter().map(|it| (*it).to_owned()));
+    fn start(kind: &Kind) -> Result<Self> {
+        let mut recipe = Recipe::base(Distribution::Debian, kind.suite);
+        let packages = kind.packages.iter().map(|it| (*it).to_owned());
+        recipe.packages.extend(packages);
+        if kind.suite != STABLE.suite {
+            recipe.apt_sources = Some(sources(kind.suite)?);
+        }
         let image = ondol_image::build(&recipe, Path::new(DEFAULT_CACHE_DIR), &mut |_| {
             ControlFlow::Continue(())
         })
@@ -203,7 +265,7 @@ impl Machine {
         };
         let vm = machine.lab.create(&spec).context("create the machine")?;
         machine.lab.start(VM).context("start the machine")?;
-        machine.until_both_answer()?;
+        machine.until_answered(kind.asks)?;
         let (address, path) = (vm.first_boot_address, machine.directory.path().display());
         let known = format!("{address} {}\n", vm.ssh_host_key);
         fs::write(machine.directory.path().join("known_hosts"), known)
@@ -218,8 +280,7 @@ impl Machine {
         Ok(machine)
     }
 
-    fn until_both_answer(&self) -> Result<()> {
-        let ask = "mariadb -e 'SELECT 1' && runuser -u postgres -- psql -c 'SELECT 1'";
+    fn until_answered(&self, ask: &str) -> Result<()> {
         let began = Instant::now();
         loop {
             let asked = self.lab.exec(VM, &["sh", "-ec", ask], b"");
@@ -275,6 +336,26 @@ impl Drop for Machine {
             eprintln!("destroy lab {LAB}: {error}");
         }
     }
+}
+
+/// Another suite of the archive that this machine's own apt uses. An archive that is frozen may be past an unstable suite's `Valid-Until`.
+fn sources(suite: &str) -> Result<String> {
+    let mut command = Command::new("apt-get");
+    command.args([
+        "indextargets",
+        "--format",
+        "$(LABEL) $(REPO_URI)",
+        "Created-By: Packages",
+    ]);
+    let targets = succeeded(command)?;
+    let archive = targets
+        .lines()
+        .find_map(|line| line.strip_prefix("Debian "))
+        .context("apt has no source of Debian with its lists: apt-get update")?;
+    Ok(format!(
+        "Types: deb\nURIs: {archive}\nSuites: {suite}\nComponents: main\nCheck-Valid-Until: no\n\
+         Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+    ))
 }
 
 /// The peers, downloaded once: of the package's hundred collections, these two.
@@ -400,7 +481,7 @@ mod tests {
 
     #[test]
     fn ours_and_theirs_of_one_product_stand_beside_each_other() {
-        for pair in SIDES.chunks(2) {
+        for pair in SIDES.chunks(2).chain(MYSQL_SIDES.chunks(2)) {
             assert_eq!(pair[0].product, pair[1].product);
             assert_eq!((pair[0].ours, pair[1].ours), (true, false));
         }

@@ -83,7 +83,7 @@ fn compare(phase: usize, name: &str, costs: &BTreeMap<(usize, &str), Vec<Cost>>)
                 &format!("mirror, {name}: {measure}"),
                 ours,
                 unit,
-                tool.name(),
+                tool.described(),
                 middle(tool, of),
             ));
         }
@@ -108,6 +108,16 @@ impl Tool {
             Tool::AptMirror => "apt-mirror",
             Tool::Debmirror => "debmirror",
             Tool::Aptly => "aptly",
+        }
+    }
+
+    /// With what it leaves out of the work, by its usual settings. aptly does all that ours does. debmirror verifies the signature and the
+    /// lists, but packages by their size alone. apt-mirror looks at sizes only, and copies upstream's lists: it signs and keeps nothing.
+    fn described(self) -> &'static str {
+        match self {
+            Tool::AptMirror => "apt-mirror (verifies nothing)",
+            Tool::Debmirror => "debmirror (verifies lists only)",
+            tool => tool.name(),
         }
     }
 

@@ -9,7 +9,7 @@ mod accounts;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -187,12 +187,12 @@ impl Cluster {
     }
 
     /// Numbered rows, each by its own connection: on `first` for as long as it takes them, then on `second`.
-    fn write(&self, first: &str, second: &str, stop: &AtomicBool) -> Written {
+    fn write(&self, first: &str, second: &str, load: &Load) -> Written {
         let mut written = Written::default();
         let mut target = first;
         let mut last = Instant::now();
         for number in 1.. {
-            if stop.load(Ordering::Relaxed) {
+            if load.stop.load(Ordering::Relaxed) {
                 break;
             }
             while let Err(error) = self.sql(
@@ -209,8 +209,26 @@ impl Cluster {
             written.pause = written.pause.max(last.elapsed());
             last = Instant::now();
             written.rows = number;
+            let by = usize::from(target == second);
+            load.rows[by].fetch_add(1, Ordering::Relaxed);
         }
         written
+    }
+}
+
+/// What a writer is told, and how far it is.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    /// Rows that were acknowledged by the first, and by the second.
+    rows: [AtomicU32; 2],
+}
+
+impl Load {
+    fn await_rows(&self, by: usize) {
+        eventually("rows are acknowledged", || {
+            self.rows[by].load(Ordering::Relaxed) >= 20
+        });
     }
 }
 
@@ -454,13 +472,13 @@ fn the_arbitrator(cluster: &Cluster) {
 }
 
 fn a_node_is_killed_under_load(cluster: &Cluster) {
-    let stop = AtomicBool::new(false);
+    let load = Load::default();
     let written = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| cluster.write(ONE, TWO, &stop));
-        sleep(Duration::from_secs(2));
+        let writer = scope.spawn(|| cluster.write(ONE, TWO, &load));
+        load.await_rows(0);
         cluster.lab.kill(ONE).unwrap();
-        sleep(Duration::from_secs(8));
-        stop.store(true, Ordering::Relaxed);
+        load.await_rows(1);
+        load.stop.store(true, Ordering::Relaxed);
         writer.join().unwrap()
     });
     eprintln!("          {written:?}");

@@ -189,16 +189,14 @@ impl Archive<'_> {
         let mut indexes = Vec::new();
         for (number, index) in manifest.indexes.iter().enumerate() {
             let text = document(&format!("indexes/{number}"))?;
-            if Digest::of(text.as_bytes()) != index.sha256 {
+            let (component, architecture) = (index.component.clone(), index.architecture.clone());
+            let text = IndexText::new(component, architecture, text);
+            if text.sha256 != index.sha256 {
                 return Err(malformed(format!(
                     "indexes/{number} is damaged: wrong hash"
                 )));
             }
-            indexes.push(IndexText {
-                component: index.component.clone(),
-                architecture: index.architecture.clone(),
-                text,
-            });
+            indexes.push(text);
         }
         if digest(suite, &indexes) != manifest.digest {
             return Err(malformed(

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-/// How an index is compressed, best for us first: what is smaller on the line comes first.
+/// How an index is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     Xz,
@@ -22,6 +22,21 @@ impl Compression {
             Self::Gzip => ".gz",
             Self::None => "",
         }
+    }
+
+    /// Nanoseconds until the text is there, over a line of 100 Mbit/s and unpacked by one core. Sizes are in bytes. The smallest is not
+    /// always the quickest: xz takes longer to unpack than gzip's larger file takes to come.
+    pub fn cost(self, packed: u64, unpacked: u64) -> u64 {
+        const LINE: u64 = 80;
+        let core = match self {
+            Self::Xz => 15,
+            Self::Zstd => 4,
+            Self::Gzip => 3,
+            Self::None => 0,
+        };
+        packed
+            .saturating_mul(LINE)
+            .saturating_add(unpacked.saturating_mul(core))
     }
 }
 
@@ -115,6 +130,20 @@ mod tests {
                 "{compression:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_quickest_form_is_neither_the_smallest_nor_the_plainest() {
+        // Debian 12 main for amd64, in bytes.
+        let text = 46_000_000;
+        let [xz, gzip, none] = [
+            Compression::Xz.cost(8_900_000, text),
+            Compression::Gzip.cost(11_800_000, text),
+            Compression::None.cost(text, text),
+        ];
+        assert!(gzip < xz && xz < none, "{gzip} {xz} {none}");
+        assert!(Compression::Zstd.cost(10_000_000, text) < gzip);
+        assert_eq!(Compression::Xz.cost(u64::MAX, u64::MAX), u64::MAX);
     }
 
     #[test]

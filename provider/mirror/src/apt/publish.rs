@@ -6,8 +6,8 @@
 //! <root>/snapshots/<id>/dists/<suite>/...      indexes, also by hash, those of the other kept snapshots too
 //! <root>/snapshots/<id>/pool -> ../../pool
 //! <root>/snapshots/<id>/{manifest,sbom}.json
-//! <root>/pool/<2 hex>/<16 hex>/<file>.deb      of all kept snapshots
-//! <root>/.state.json, <root>/.lock
+//! <root>/pool/<2 hex>/<16 hex>-<file>.deb      of all kept snapshots
+//! <root>/.state.json, <root>/.lock, <root>/.linking
 //! ```
 //!
 //! A snapshot's packages and indexes never change. Its Release file is signed anew when an older snapshot is published again: apt takes
@@ -18,12 +18,15 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use nix::fcntl::AtFlags;
+use nix::sys::stat::fstatat;
 use serde::{Deserialize, Serialize};
 
 use super::config::public_key_path;
-use super::select::{Draft, IndexText};
+use super::select::{Draft, Entry, IndexText};
 use super::sign::{SiteKey, seconds, time};
 use super::snapshot::{Index, Manifest, current, list};
 use super::{Error, bom, date, release};
@@ -55,6 +58,58 @@ impl State {
         let json = serde_json::to_vec(self).expect("plain values can be written as JSON");
         write_unsynced(&root.join(".state.json"), &json)
     }
+}
+
+/// See [`Publisher::observe`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Published {
+    /// `None` too if it is of another suite or damaged.
+    pub manifest: Option<Arc<Manifest>>,
+    /// Every file that a client may ask for is there and has its size.
+    pub is_whole: bool,
+}
+
+impl Published {
+    /// Those that are surely there: file and digest.
+    pub(crate) fn packages(&self) -> HashSet<(&str, Digest)> {
+        self.manifest
+            .iter()
+            .filter(|_| self.is_whole)
+            .flat_map(|manifest| &manifest.packages)
+            .map(|entry| (entry.file.as_str(), entry.sha256))
+            .collect()
+    }
+}
+
+/// A snapshot that waits for its packages: see [`Publisher::prepare`].
+#[derive(Debug)]
+pub(crate) enum Prepared {
+    /// One of this content that was published before, or is.
+    Kept(Manifest),
+    Built(Manifest, Building),
+}
+
+/// A snapshot's directory before it has its name; removed if it never gets one.
+#[derive(Debug)]
+pub(crate) struct Building(PathBuf);
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            // What stays, the next sync removes.
+            drop(fs::remove_dir_all(&self.0));
+        }
+    }
+}
+
+/// An index file as a Release file names it.
+#[derive(Debug)]
+struct Listed {
+    /// Below `dists/<suite>`.
+    path: String,
+    /// In bytes.
+    size: u64,
+    sha256: Digest,
 }
 
 /// One mirror's directory, whose lock the caller holds.
@@ -101,8 +156,19 @@ impl Publisher<'_> {
         Ok(found)
     }
 
+    /// What clients see now.
+    pub(crate) fn observe(&self) -> Result<Published> {
+        let manifest = self.current()?;
+        Ok(Published {
+            is_whole: manifest
+                .as_ref()
+                .is_some_and(|manifest| self.is_whole(manifest)),
+            manifest: manifest.map(Arc::new),
+        })
+    }
+
     /// The published snapshot, if it is of our suite and can be read.
-    pub(crate) fn current(&self) -> Result<Option<Manifest>> {
+    fn current(&self) -> Result<Option<Manifest>> {
         let Some(id) = current(&self.root)? else {
             return Ok(None);
         };
@@ -113,9 +179,14 @@ impl Publisher<'_> {
     }
 
     /// Whether every file that a client may ask for is there and has its size.
-    pub(crate) fn is_whole(&self, manifest: &Manifest) -> bool {
+    fn is_whole(&self, manifest: &Manifest) -> bool {
+        // Relative to an open directory: the way to it is not walked again for each of thousands.
+        let Ok(root) = File::open(&self.root) else {
+            return false;
+        };
         let packages = manifest.packages.iter().all(|entry| {
-            fs::metadata(self.root.join(&entry.file)).is_ok_and(|file| file.len() == entry.size)
+            fstatat(&root, entry.file.as_str(), AtFlags::empty())
+                .is_ok_and(|file| u64::try_from(file.st_size) == Ok(entry.size))
         });
         packages && self.has_indexes(manifest)
     }
@@ -135,29 +206,51 @@ impl Publisher<'_> {
             && fs::read_link(self.snapshot_dir(&manifest.id).join("pool")).is_ok()
     }
 
+    /// Everything of a draft's snapshot but its packages, which may still be on their way. Clients see nothing of it.
+    pub(crate) fn prepare(
+        &self,
+        draft: &Draft,
+        published: &Published,
+        made: Option<(&str, &str)>,
+        now: SystemTime,
+    ) -> Result<Prepared> {
+        match self.find(draft.digest, published.manifest.as_deref())? {
+            Some(there) => Ok(Prepared::Kept(there)),
+            None => self.build(draft, made, now),
+        }
+    }
+
     /// Publishes a draft whose packages are all in the pool. Answers with its manifest and whether clients see something new.
     pub(crate) fn publish(
         &self,
         draft: &Draft,
+        published: &Published,
+        prepared: Prepared,
         batch: Batch,
-        made: Option<(&str, &str)>,
         inputs: Option<Digest>,
         now: SystemTime,
     ) -> Result<(Manifest, bool)> {
-        let before = self.current()?;
-        self.link_packages(draft)?;
-        let same = self.find(draft.digest)?;
-        let (manifest, changed) = match same {
-            Some(there) if before.as_ref().is_some_and(|before| before.id == there.id) => {
+        let mark = self.mark();
+        let swept = !mark.exists();
+        fs::write(&mark, "").map_err(|error| {
+            error::Error::write(format!("write {}", mark.display()), &mark, error)
+        })?;
+        self.link_packages(draft, published)?;
+        let was = published.manifest.as_ref().map(|manifest| &manifest.id);
+        let (manifest, changed) = match prepared {
+            Prepared::Kept(there) if Some(&there.id) == was => {
                 self.sync(Some(batch))?;
                 (there, false)
             }
-            Some(there) => {
+            Prepared::Kept(there) => {
                 self.switch_to(&there, Some(batch), now)?;
                 (there, true)
             }
-            None => {
-                let manifest = self.build(draft, batch, made, now)?;
+            Prepared::Built(manifest, building) => {
+                self.sync(Some(batch))?;
+                self.put_in_place(&manifest.id, building)?;
+                self.point_at(&manifest.id)?;
+                self.remove_leftovers()?;
                 (manifest, true)
             }
         };
@@ -179,8 +272,16 @@ impl Publisher<'_> {
             ..State::read(&self.root)
         };
         state.write(&self.root)?;
-        self.collect_garbage()?;
+        if self.collect_garbage(&manifest, swept)? {
+            fs::remove_file(&mark)
+                .map_err(|error| error::Error::io(format!("remove {}", mark.display()), error))?;
+        }
         Ok((manifest, changed))
+    }
+
+    /// There while the pool may hold packages that no snapshot has.
+    fn mark(&self) -> PathBuf {
+        self.root.join(".linking")
     }
 
     /// Publishes a snapshot that is there.
@@ -209,17 +310,21 @@ impl Publisher<'_> {
         Ok((manifest, changed))
     }
 
-    /// A kept snapshot of this content, whole.
-    fn find(&self, digest: Digest) -> Result<Option<Manifest>> {
+    /// A kept snapshot of this content, whole but for packages, which are linked anyway.
+    fn find(&self, digest: Digest, published: Option<&Manifest>) -> Result<Option<Manifest>> {
         let start = digest.to_string();
         for id in list(&self.root)?.iter().rev() {
             if !id.ends_with(&start[..12]) {
                 continue;
             }
-            if let Ok(manifest) = Manifest::read(&self.snapshot_dir(id))
+            let manifest = match published {
+                Some(published) if published.id == *id => Ok(published.clone()),
+                _ => Manifest::read(&self.snapshot_dir(id)),
+            };
+            if let Ok(manifest) = manifest
                 && manifest.digest == digest
                 && manifest.suite == self.suite
-                && self.is_whole(&manifest)
+                && self.has_indexes(&manifest)
             {
                 return Ok(Some(manifest));
             }
@@ -227,21 +332,40 @@ impl Publisher<'_> {
         Ok(None)
     }
 
-    fn link_packages(&self, draft: &Draft) -> Result<()> {
-        for entry in &draft.packages {
-            self.pool
-                .link(&entry.sha256, &self.root.join(&entry.file))?;
-        }
-        Ok(())
+    /// Links what is not there yet, on several cores.
+    fn link_packages(&self, draft: &Draft, published: &Published) -> Result<()> {
+        let there = published.packages();
+        let new: Vec<&Entry> = draft
+            .packages
+            .iter()
+            .filter(|entry| !there.contains(&(entry.file.as_str(), entry.sha256)))
+            .collect();
+        let link = |entries: &[&Entry]| -> Result<()> {
+            for entry in entries {
+                self.pool
+                    .link(&entry.sha256, &self.root.join(&entry.file))?;
+            }
+            Ok(())
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = new.len().div_ceil(cores).max(1);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = new
+                .chunks(share)
+                .map(|entries| scope.spawn(move || link(entries)))
+                .collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().expect("linking does not panic"))
+        })
     }
 
     fn build(
         &self,
         draft: &Draft,
-        batch: Batch,
         made: Option<(&str, &str)>,
         now: SystemTime,
-    ) -> Result<Manifest> {
+    ) -> Result<Prepared> {
         let at = self.date(now)?;
         let (id, created) = match made {
             Some((id, created)) => (id.to_owned(), created.to_owned()),
@@ -278,41 +402,46 @@ impl Publisher<'_> {
                 .map(|index| Index {
                     component: index.component.clone(),
                     architecture: index.architecture.clone(),
-                    sha256: Digest::of(index.text.as_bytes()),
+                    sha256: index.sha256,
                 })
                 .collect(),
             packages: draft.packages.clone(),
             missing: draft.missing.clone(),
         };
-        let snapshots = self.root.join("snapshots");
-        let building = snapshots.join(format!(".building-{}", uuid::Uuid::new_v4().simple()));
-        create_dir(&building)?;
-        self.write_indexes(&building, &draft.indexes)?;
-        self.write_documents(&building, &manifest)?;
-        symlink("../../pool", building.join("pool"))
-            .map_err(|error| error::Error::write("link the pool", &building, error))?;
-        self.sign(&building, &manifest, at)?;
-        self.sync(Some(batch))?;
-        let place = self.snapshot_dir(&manifest.id);
+        let name = format!(".building-{}", uuid::Uuid::new_v4().simple());
+        let building = Building(self.root.join("snapshots").join(name));
+        create_dir(&building.0)?;
+        let listed = self.write_indexes(&building.0, &draft.indexes)?;
+        self.write_documents(&building.0, &manifest)?;
+        symlink("../../pool", building.0.join("pool"))
+            .map_err(|error| error::Error::write("link the pool", &building.0, error))?;
+        self.sign(&building.0, &manifest, &listed, at)?;
+        self.share_by_hash(&building.0, &manifest.id)?;
+        Ok(Prepared::Built(manifest, building))
+    }
+
+    fn put_in_place(&self, id: &str, mut building: Building) -> Result<()> {
+        let place = self.snapshot_dir(id);
         if place.exists() {
             // Of the same name, but found wanting. Clients see a gap only if it is the published one, and that one is damaged.
-            let aside = snapshots.join(format!(".damaged-{}", uuid::Uuid::new_v4().simple()));
+            let name = format!(".damaged-{}", uuid::Uuid::new_v4().simple());
+            let aside = self.root.join("snapshots").join(name);
             fs::rename(&place, &aside).map_err(|error| {
                 error::Error::io(format!("move {} away", place.display()), error)
             })?;
         }
-        fs::rename(&building, &place)
+        fs::rename(&building.0, &place)
             .map_err(|error| error::Error::io(format!("publish {}", place.display()), error))?;
-        self.share_by_hash(&manifest)?;
-        self.point_at(&manifest.id)?;
-        self.remove_leftovers()?;
-        Ok(manifest)
+        building.0.clear();
+        Ok(())
     }
 
     /// Publishes a snapshot that is not published now, with a date that is later than any before.
     fn switch_to(&self, manifest: &Manifest, batch: Option<Batch>, now: SystemTime) -> Result<()> {
-        self.sign(&self.snapshot_dir(&manifest.id), manifest, self.date(now)?)?;
-        self.share_by_hash(manifest)?;
+        let snapshot = self.snapshot_dir(&manifest.id);
+        let listed = self.listed(&snapshot, manifest)?;
+        self.sign(&snapshot, manifest, &listed, self.date(now)?)?;
+        self.share_by_hash(&snapshot, &manifest.id)?;
         self.sync(batch)?;
         self.point_at(&manifest.id)
     }
@@ -345,7 +474,8 @@ impl Publisher<'_> {
         )
     }
 
-    fn write_indexes(&self, snapshot: &Path, indexes: &[IndexText]) -> Result<()> {
+    fn write_indexes(&self, snapshot: &Path, indexes: &[IndexText]) -> Result<Vec<Listed>> {
+        let mut listed = Vec::new();
         for index in indexes {
             let directory = self
                 .dists(snapshot)
@@ -353,26 +483,50 @@ impl Publisher<'_> {
                 .join(format!("binary-{}", index.architecture));
             let by_hash = directory.join("by-hash/SHA256");
             create_dir(&by_hash)?;
-            for (name, bytes) in packed(index.text.as_bytes()) {
+            let gzip = packed(index.text.as_bytes());
+            for (name, bytes, sha256) in [
+                ("Packages", index.text.as_bytes(), index.sha256),
+                ("Packages.gz", &gzip, Digest::of(&gzip)),
+            ] {
                 let path = directory.join(name);
                 let failed =
                     |error| error::Error::write(format!("write {}", path.display()), &path, error);
-                fs::write(&path, &bytes).map_err(failed)?;
-                let hash = by_hash.join(Digest::of(&bytes).to_string());
-                fs::hard_link(&path, hash).map_err(failed)?;
+                fs::write(&path, bytes).map_err(failed)?;
+                fs::hard_link(&path, by_hash.join(sha256.to_string())).map_err(failed)?;
+                listed.push(Listed {
+                    path: format!("{}/binary-{}/{name}", index.component, index.architecture),
+                    size: bytes.len() as u64,
+                    sha256,
+                });
             }
         }
-        Ok(())
+        Ok(listed)
+    }
+
+    /// The indexes of a snapshot that was written before.
+    fn listed(&self, snapshot: &Path, manifest: &Manifest) -> Result<Vec<Listed>> {
+        let dists = self.dists(snapshot);
+        let mut listed = Vec::new();
+        for index in &manifest.indexes {
+            for name in ["Packages", "Packages.gz"] {
+                let path = format!("{}/{name}", index.directory());
+                let file = dists.join(&path);
+                let (sha256, size) = Digest::of_file(&file)
+                    .map_err(|error| error::Error::io(format!("read {}", file.display()), error))?;
+                listed.push(Listed { path, size, sha256 });
+            }
+        }
+        Ok(listed)
     }
 
     /// Clients that have read another snapshot's Release file a moment ago still find its indexes.
-    fn share_by_hash(&self, manifest: &Manifest) -> Result<()> {
-        let ours = self.dists(&self.snapshot_dir(&manifest.id));
+    fn share_by_hash(&self, snapshot: &Path, of: &str) -> Result<()> {
+        let ours = self.dists(snapshot);
         for id in list(&self.root)? {
-            let theirs = self.dists(&self.snapshot_dir(&id));
-            if theirs == ours {
+            if id == of {
                 continue;
             }
+            let theirs = self.dists(&self.snapshot_dir(&id));
             // Only what is theirs, and not what they hold for others: these may be gone for long.
             let Some(release) = fs::read_to_string(theirs.join("Release"))
                 .ok()
@@ -410,9 +564,9 @@ impl Publisher<'_> {
         Ok(state.date)
     }
 
-    fn sign(&self, snapshot: &Path, manifest: &Manifest, at: i64) -> Result<()> {
+    fn sign(&self, snapshot: &Path, manifest: &Manifest, listed: &[Listed], at: i64) -> Result<()> {
         let dists = self.dists(snapshot);
-        let text = release_text(&dists, manifest, at)?;
+        let text = release_text(manifest, listed, at);
         for (name, bytes) in [
             ("Release", text.clone()),
             ("Release.gpg", self.key.sign_detached(&text)?),
@@ -440,19 +594,27 @@ impl Publisher<'_> {
         write_atomically(&path, armoured.as_bytes(), 0o644)
     }
 
-    /// Removes the oldest snapshots but `keep`, and the packages that none of the others has.
-    pub(crate) fn collect_garbage(&self) -> Result<()> {
+    /// Removes the oldest snapshots but `keep`, and the packages that none of the others has. In a pool that is `swept` these can only be
+    /// packages of the snapshots that go; in another one a sync that was killed may have left anything. Answers whether it is swept now.
+    fn collect_garbage(&self, published: &Manifest, swept: bool) -> Result<bool> {
         let mut ids = list(&self.root)?;
-        let published = current(&self.root)?;
         let others = ids.len().saturating_sub(self.keep);
-        let mut gone = Vec::new();
+        let mut gone: Vec<String> = ids.iter().take(others).cloned().collect();
         // The published one stays even if it is the oldest.
-        for id in ids.iter().take(others) {
-            if Some(id) != published.as_ref() {
-                gone.push(id.clone());
-            }
+        gone.retain(|id| *id != published.id);
+        if gone.is_empty() && swept {
+            return Ok(true);
         }
+        // One that cannot be read may have had anything.
+        let mut suspects: Option<HashSet<String>> = swept.then(HashSet::new);
         for id in &gone {
+            suspects = match (suspects, Manifest::read(&self.snapshot_dir(id))) {
+                (Some(mut files), Ok(manifest)) => {
+                    files.extend(manifest.packages.into_iter().map(|entry| entry.file));
+                    Some(files)
+                }
+                _ => None,
+            };
             // By another name first, so that nothing half removed is ever taken for a snapshot.
             let dying = self.root.join("snapshots").join(format!(".dying-{id}"));
             fs::rename(self.snapshot_dir(id), &dying)
@@ -469,7 +631,7 @@ impl Publisher<'_> {
                     tracing::warn!(
                         "no package is removed, because a snapshot cannot be read: {error}"
                     );
-                    return Ok(());
+                    return Ok(false);
                 }
             };
             wanted.extend(
@@ -479,9 +641,38 @@ impl Publisher<'_> {
                     .map(|entry| self.root.join(&entry.file)),
             );
         }
-        remove_others(&self.root.join("pool"), &wanted)?;
-        Ok(())
+        let Some(suspects) = suspects else {
+            remove_others(&self.root.join("pool"), &wanted)?;
+            return Ok(true);
+        };
+        for file in suspects {
+            let path = self.root.join(file);
+            if !wanted.contains(&path) {
+                remove_package(&path)?;
+            }
+        }
+        Ok(true)
     }
+}
+
+/// One file of the pool, and the directories that are empty without it.
+fn remove_package(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error::Error::io(
+                format!("remove {}", path.display()),
+                error,
+            ));
+        }
+        _ => {}
+    }
+    // Two levels: earlier versions gave each package a directory of its own.
+    for directory in path.ancestors().skip(1).take(2) {
+        if fs::remove_dir(directory).is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the files below `dir` that are not wanted, and directories that this empties; answers whether `dir` is empty.
@@ -513,18 +704,17 @@ fn remove_others(dir: &Path, wanted: &HashSet<PathBuf>) -> Result<bool> {
     Ok(empty)
 }
 
-/// The index in its two forms, gzip by a fast level: clients fetch it over the site's own network, and everybody waits for it here. The
+/// The index by gzip's fast level: clients fetch it over the site's own network, and everybody waits for it here. The
 /// smaller xz would be an eighth less to send, and half of the time that a small change takes to publish.
-fn packed(text: &[u8]) -> [(&'static str, Vec<u8>); 2] {
+fn packed(text: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(3));
     encoder
         .write_all(text)
         .expect("memory takes all that is written");
-    let gzip = encoder.finish().expect("memory takes all that is written");
-    [("Packages", text.to_vec()), ("Packages.gz", gzip)]
+    encoder.finish().expect("memory takes all that is written")
 }
 
-fn release_text(dists: &Path, manifest: &Manifest, at: i64) -> Result<String> {
+fn release_text(manifest: &Manifest, listed: &[Listed], at: i64) -> String {
     let mut text = format!(
         "Origin: Ondol\nLabel: {}\nSuite: {suite}\nCodename: {suite}\nDate: {}\nAcquire-By-Hash: yes\n\
          No-Support-for-Architecture-all: Packages\nArchitectures: {}\nComponents: {}\n\
@@ -536,14 +726,8 @@ fn release_text(dists: &Path, manifest: &Manifest, at: i64) -> Result<String> {
         manifest.id,
         suite = manifest.suite,
     );
-    for index in &manifest.indexes {
-        for name in ["Packages", "Packages.gz"] {
-            let path = format!("{}/{name}", index.directory());
-            let file = dists.join(&path);
-            let (sha256, size) = Digest::of_file(&file)
-                .map_err(|error| error::Error::io(format!("read {}", file.display()), error))?;
-            text += &format!(" {sha256} {size:>10} {path}\n");
-        }
+    for Listed { path, size, sha256 } in listed {
+        text += &format!(" {sha256} {size:>10} {path}\n");
     }
-    Ok(text)
+    text
 }

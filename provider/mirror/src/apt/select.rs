@@ -27,7 +27,7 @@ pub struct Entry {
     pub sha256: Digest,
     /// In bytes.
     pub size: u64,
-    /// Below the mirror's own directory and in its indexes, for example `pool/1a/1a2b3c4d5e6f7081/hello_2.10-3_amd64.deb`.
+    /// Below the mirror's own directory and in its indexes, for example `pool/1a/1a2b3c4d5e6f7081-hello_2.10-3_amd64.deb`.
     pub file: String,
     /// Where it was found.
     pub source: String,
@@ -47,6 +47,19 @@ pub(crate) struct IndexText {
     pub component: String,
     pub architecture: String,
     pub text: String,
+    /// Of the text.
+    pub sha256: Digest,
+}
+
+impl IndexText {
+    pub(crate) fn new(component: String, architecture: String, text: String) -> Self {
+        Self {
+            component,
+            architecture,
+            sha256: Digest::of(text.as_bytes()),
+            text,
+        }
+    }
 }
 
 /// What a snapshot will be, before it has a name and a date.
@@ -67,13 +80,18 @@ pub(crate) fn digest(suite: &str, indexes: &[IndexText]) -> Digest {
     let mut hasher = Hasher::default();
     hasher.update(format!("ondol apt snapshot 1\n{suite}\n").as_bytes());
     for index in indexes {
-        let sha256 = Digest::of(index.text.as_bytes());
-        hasher.update(format!("{} {} {sha256}\n", index.component, index.architecture).as_bytes());
+        let IndexText {
+            component,
+            architecture,
+            sha256,
+            ..
+        } = index;
+        hasher.update(format!("{component} {architecture} {sha256}\n").as_bytes());
     }
     hasher.finish()
 }
 
-/// Also answers with how to fetch each package.
+/// Also answers with how to fetch each of the packages, in their order.
 pub(crate) fn select(
     config: &Config,
     files: &[IndexFile],
@@ -148,11 +166,7 @@ pub(crate) fn select(
     }
     let indexes: Vec<IndexText> = indexes
         .into_iter()
-        .map(|((component, architecture), text)| IndexText {
-            component,
-            architecture,
-            text,
-        })
+        .map(|((component, architecture), text)| IndexText::new(component, architecture, text))
         .collect();
     // One of architecture `all` comes with each of the others.
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -226,7 +240,8 @@ fn entry(
     Ok((entry, download))
 }
 
-/// By digest, so that an address never means two contents, whatever upstream does with its names.
+/// By digest, so that an address never means two contents, whatever upstream does with its names; and in few directories, because to make
+/// one costs as much as to link a file.
 fn place(package: &Package<'_>, sha256: &Digest) -> String {
     let digest = sha256.to_string();
     let last = package.filename.rsplit('/').next().unwrap_or_default();
@@ -235,7 +250,7 @@ fn place(package: &Package<'_>, sha256: &Digest) -> String {
             c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '~' | '%' | ':')
         });
     let name = if is_plain { last } else { "package.deb" };
-    format!("pool/{}/{}/{name}", &digest[..2], &digest[..16])
+    format!("pool/{}/{}-{name}", &digest[..2], &digest[..16])
 }
 
 /// For a URL. As apt does it: a plus sign too, which some servers take for a space.
@@ -278,17 +293,15 @@ mod tests {
             let package = parse(&text).expect("well-formed")[0];
             assert_eq!(
                 place(&package, &digest),
-                format!("pool/e3/e3b0c44298fc1c14/{last}")
+                format!("pool/e3/e3b0c44298fc1c14-{last}")
             );
         }
     }
 
     #[test]
     fn the_digest_is_of_suite_and_indexes_in_order() {
-        let index = |component: &str, text: &str| IndexText {
-            component: component.into(),
-            architecture: "amd64".into(),
-            text: text.into(),
+        let index = |component: &str, text: &str| {
+            IndexText::new(component.into(), "amd64".into(), text.into())
         };
         let one = digest("s", &[index("a", "x"), index("b", "y")]);
         assert_eq!(one, digest("s", &[index("a", "x"), index("b", "y")]));

@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::archive::Archive;
 use super::closure::{Delta, delta};
 use super::config::{Config, public_key_path};
-use super::publish::{Publisher, State};
+use super::publish::{Prepared, Published, Publisher, State};
 use super::select::{Draft, Missing, select};
 use super::sign::{Keyring, SiteKey};
 use super::snapshot::{Manifest, Snapshot};
@@ -177,27 +177,35 @@ impl<'a> Work<'a> {
                 self.meter,
             ));
         }
-        let suites = self.suites().await?;
+        let (published, suites) = tokio::join!(
+            self.with_publisher(&key, |publisher, _| publisher.observe()),
+            self.suites()
+        );
+        let suites = suites?;
+        let published = published?;
         let mut inputs = self.inputs(&suites);
         let state = State::read(&root);
         if !crashed
             && state.inputs == Some(inputs)
-            && let Some(current) = publisher.current()?
+            && published.is_whole
+            && let Some(current) = &published.manifest
             && state.snapshot.as_ref() == Some(&current.id)
-            && publisher.is_whole(&current)
         {
             publisher.publish_key()?;
             return Ok(answer(
                 self.config,
-                &current,
+                current,
                 key.public()?,
                 false,
                 self.meter,
             ));
         }
         let batch = self.cache.pool().batch()?;
-        let draft = match self.fetch_consistently(suites, &mut inputs, &batch).await {
-            Ok(draft) => draft,
+        let fetched = self
+            .fetch_consistently(suites, &mut inputs, &published, &batch, &key)
+            .await;
+        let (draft, prepared) = match fetched {
+            Ok(fetched) => fetched,
             Err(error) => {
                 // What came is kept for the next attempt; that this one failed is what there is to tell.
                 drop(blocking(move || batch.seal()).await);
@@ -206,7 +214,9 @@ impl<'a> Work<'a> {
         };
         self.stop_if_cancelled("publish")?;
         self.meter.phase("publish", 0, 0);
-        let (manifest, changed) = self.publish(draft, batch, None, Some(inputs), &key).await?;
+        let (manifest, changed) = self
+            .publish(draft, published, prepared, batch, Some(inputs), &key)
+            .await?;
         Ok(answer(
             self.config,
             &manifest,
@@ -216,14 +226,44 @@ impl<'a> Work<'a> {
         ))
     }
 
+    async fn prepare(
+        &self,
+        draft: &Arc<Draft>,
+        published: &Published,
+        made: Option<(String, String)>,
+        key: &Arc<SiteKey>,
+    ) -> Result<Prepared> {
+        let (draft, published) = (draft.clone(), published.clone());
+        self.with_publisher(key, move |publisher, now| {
+            let made = made
+                .as_ref()
+                .map(|(id, created)| (id.as_str(), created.as_str()));
+            publisher.prepare(&draft, &published, made, now)
+        })
+        .await
+    }
+
     async fn publish(
         &self,
-        draft: Draft,
+        draft: Arc<Draft>,
+        published: Published,
+        prepared: Prepared,
         batch: Batch,
-        made: Option<(String, String)>,
         inputs: Option<Digest>,
         key: &Arc<SiteKey>,
     ) -> Result<(Manifest, bool)> {
+        self.with_publisher(key, move |publisher, now| {
+            publisher.publish(&draft, &published, prepared, batch, inputs, now)
+        })
+        .await
+    }
+
+    /// Where waiting for the disk does not hold up anything.
+    async fn with_publisher<T: Send + 'static>(
+        &self,
+        key: &Arc<SiteKey>,
+        work: impl FnOnce(&Publisher<'_>, SystemTime) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let key = key.clone();
         let (config, pool, now) = (self.config.clone(), self.cache.pool().clone(), self.now);
         blocking(move || {
@@ -236,10 +276,7 @@ impl<'a> Work<'a> {
                 pool: &pool,
                 key: &key,
             };
-            let made = made
-                .as_ref()
-                .map(|(id, created)| (id.as_str(), created.as_str()));
-            publisher.publish(&draft, batch, made, inputs, now)
+            work(&publisher, now)
         })
         .await
     }
@@ -361,7 +398,14 @@ impl<'a> Work<'a> {
         .await?;
         self.stop_if_cancelled("publish")?;
         self.meter.phase("publish", 0, 0);
-        let (manifest, changed) = self.publish(draft, batch, Some(made), None, &key).await?;
+        let draft = Arc::new(draft);
+        let published = self
+            .with_publisher(&key, |publisher, _| publisher.observe())
+            .await?;
+        let prepared = self.prepare(&draft, &published, Some(made), &key).await?;
+        let (manifest, changed) = self
+            .publish(draft, published, prepared, batch, None, &key)
+            .await?;
         Ok(answer(
             self.config,
             &manifest,
@@ -475,9 +519,11 @@ impl<'a> Work<'a> {
         &self,
         suites: Vec<Suite>,
         inputs: &mut Digest,
+        published: &Published,
         batch: &Batch,
-    ) -> Result<Draft> {
-        let error = match self.fetch(&suites, batch).await {
+        key: &Arc<SiteKey>,
+    ) -> Result<(Arc<Draft>, Prepared)> {
+        let error = match self.fetch(&suites, published, batch, key).await {
             Err(error) if is_mismatch(&error) => error,
             fetched => return fetched,
         };
@@ -488,14 +534,34 @@ impl<'a> Work<'a> {
         }
         tracing::info!("upstream has changed during the sync, beginning again: {error}");
         *inputs = now;
-        self.fetch(&suites, batch).await
+        self.fetch(&suites, published, batch, key).await
     }
 
-    async fn fetch(&self, suites: &[Suite], batch: &Batch) -> Result<Draft> {
+    /// The packages, and meanwhile all of the snapshot that can be made without them.
+    async fn fetch(
+        &self,
+        suites: &[Suite],
+        published: &Published,
+        batch: &Batch,
+        key: &Arc<SiteKey>,
+    ) -> Result<(Arc<Draft>, Prepared)> {
         let (draft, downloads) = self.select(suites, batch).await?;
         self.stop_if_cancelled("fetch packages")?;
-        self.fetch_all("fetch packages", downloads, batch).await?;
-        Ok(draft)
+        let there = published.packages();
+        let downloads = draft
+            .packages
+            .iter()
+            .zip(downloads)
+            .filter(|(entry, _)| !there.contains(&(entry.file.as_str(), entry.sha256)))
+            .map(|(_, download)| download)
+            .collect();
+        let draft = Arc::new(draft);
+        let (prepared, fetched) = tokio::join!(
+            self.prepare(&draft, published, None, key),
+            self.fetch_all("fetch packages", downloads, batch)
+        );
+        fetched?;
+        Ok((draft, prepared?))
     }
 
     async fn fetch_all(&self, phase: &str, downloads: Vec<Download>, batch: &Batch) -> Result<()> {

@@ -286,7 +286,12 @@ pub(crate) fn indexes(
             let &(size, sha256) = suite.release.files.get(&path)?;
             Some((compression, path, size, sha256))
         });
-        let best = offered.min_by_key(|(_, _, size, sha256)| (!is_there(sha256), *size));
+        let unpacked = suite.release.files.get(&plain).map(|(size, _)| *size);
+        let best = offered.min_by_key(|(compression, _, size, sha256)| {
+            // Where the text's size is not told: indexes are packed to about a quarter.
+            let cost = compression.cost(*size, unpacked.unwrap_or(size.saturating_mul(4)));
+            (!is_there(sha256), cost)
+        });
         let Some((compression, path, size, sha256)) = best else {
             if required {
                 return Err(no_index(upstream, suite, &component, &architecture));
@@ -306,7 +311,7 @@ pub(crate) fn indexes(
             architecture,
             compression,
             sha256,
-            unpacked_size: suite.release.files.get(&plain).map(|(size, _)| *size),
+            unpacked_size: unpacked,
             download: Download::new(
                 format!("{path} of suite {}", upstream.suite),
                 urls,

@@ -7,6 +7,7 @@ mod course;
 mod document;
 mod local;
 mod proxies;
+mod trust;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -111,9 +112,9 @@ struct Shared {
 
 impl Fetcher {
     pub fn new(options: Options) -> Result<Self> {
-        // The first one in the process wins; all of ours are the same.
-        drop(rustls::crypto::ring::default_provider().install_default());
+        let tls = trust::tls().map_err(|error| Error::Client(chain(&error)))?;
         let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
             .user_agent(concat!("ondol-mirror/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(options.connect_timeout)
             .pool_max_idle_per_host(options.parallel)
@@ -160,43 +161,50 @@ impl Fetcher {
         meter: &Arc<Meter>,
         cancel: &CancellationToken,
     ) -> Result<Summary> {
+        let mut reused = 0;
+        let mut absent = Vec::new();
+        for download in downloads {
+            if pool.holds(&download.sha256)? {
+                reused += 1;
+                meter.file_done();
+            } else {
+                absent.push(download);
+            }
+        }
         let batch = pool.batch()?;
         let fetched = self
-            .fetch_unsynced(pool, downloads, meter, cancel, &batch)
+            .fetch_unsynced(pool, absent, meter, cancel, &batch)
             .await;
-        if matches!(fetched, Ok(Summary { fetched: 0, .. })) {
-            return batch.unused().and(fetched);
+        if matches!(fetched, Ok(0)) {
+            batch.unused()?;
+            return Ok(Summary { fetched: 0, reused });
         }
         let sealed = tokio::task::spawn_blocking(move || batch.seal())
             .await
             .expect("syncing does not panic");
-        fetched.and_then(|summary| sealed.map(|()| summary))
+        fetched.and_then(|fetched| sealed.map(|()| Summary { fetched, reused }))
     }
 
-    /// As [`Fetcher::fetch_all`], but the caller seals the batch.
+    /// As [`Fetcher::fetch_all`], of files that the pool does not hold, and the caller seals the batch. Answers how many came over the line.
     pub(crate) async fn fetch_unsynced(
         &self,
         pool: &Pool,
         downloads: Vec<Download>,
         meter: &Arc<Meter>,
         cancel: &CancellationToken,
-        _batch: &Batch,
-    ) -> Result<Summary> {
+        batch: &Batch,
+    ) -> Result<u64> {
         let mut seen = HashSet::new();
-        let mut summary = Summary::default();
-        let mut queue = VecDeque::new();
-        for download in downloads {
-            if !seen.insert(download.sha256) {
+        let mut queue: VecDeque<Download> = downloads.into();
+        queue.retain(|download| {
+            let is_new = seen.insert(download.sha256);
+            if !is_new {
                 meter.file_done();
-            } else if pool.holds(&download.sha256)? {
-                summary.reused += 1;
-                meter.file_done();
-            } else {
-                queue.push_back(download);
             }
-        }
+            is_new
+        });
         if queue.is_empty() {
-            return Ok(summary);
+            return Ok(0);
         }
         let stop = cancel.child_token();
         let workers = self.shared.options.parallel.clamp(1, queue.len());
@@ -205,6 +213,7 @@ impl Fetcher {
         for _ in 0..workers {
             let (fetcher, pool) = (self.clone(), pool.clone());
             let (queue, meter, stop) = (queue.clone(), meter.clone(), stop.clone());
+            let ahead = batch.ahead();
             tasks.spawn(async move {
                 let mut fetched = 0;
                 loop {
@@ -223,6 +232,7 @@ impl Fetcher {
                         }
                         done = work => done?,
                     }
+                    ahead.came_in(download.size.unwrap_or_default())?;
                     meter.file_done();
                     fetched += 1;
                 }
@@ -230,16 +240,17 @@ impl Fetcher {
         }
         // A task that stops because another failed says only that: the first error is the one to tell.
         let mut first = None;
+        let mut all = 0;
         while let Some(done) = tasks.join_next().await {
             match done.expect("a download does not panic") {
-                Ok(fetched) => summary.fetched += fetched,
+                Ok(fetched) => all += fetched,
                 Err(error) => {
                     stop.cancel();
                     first.get_or_insert(error);
                 }
             }
         }
-        first.map_or(Ok(summary), Err)
+        first.map_or(Ok(all), Err)
     }
 
     /// One file into the pool.
