@@ -21,6 +21,8 @@ pub(crate) struct Osd {
     pub(crate) uuid: Uuid,
     up: u8,
     r#in: u8,
+    #[serde(default)]
+    state: BTreeSet<String>,
 }
 
 impl Osd {
@@ -30,6 +32,13 @@ impl Osd {
 
     pub(crate) fn is_in(&self) -> bool {
         self.r#in == 1
+    }
+
+    /// So full that the cluster moves nothing onto it. Of its words for that an OSD has the worst alone.
+    pub(crate) fn takes_nothing(&self) -> bool {
+        ["backfillfull", "full"]
+            .iter()
+            .any(|it| self.state.contains(*it))
     }
 }
 
@@ -51,6 +60,13 @@ pub(crate) struct Pool {
     pub(crate) flags_names: String,
     #[serde(default)]
     pub(crate) application_metadata: BTreeMap<String, serde_json::Value>,
+}
+
+impl Pool {
+    /// By its quota, or because one of its OSDs is full. Whoever writes to it then waits, and is told nothing.
+    pub(crate) fn is_full(&self) -> bool {
+        self.flags_names.split(',').any(|flag| flag == "full")
+    }
 }
 
 /// One of `ceph osd crush rule dump`.

@@ -1,5 +1,6 @@
 //! `ceph_rbd_image`: one block device image in a pool. It maps nothing to a device and knows no snapshots.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use anyhow::{Context as _, bail};
@@ -8,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::cluster::{Cluster, parse};
-use crate::map::OsdMap;
+use crate::map::{OsdMap, Pool};
 use crate::system::check_name;
 
 /// Create, grow or remove an RBD image of a Ceph cluster
@@ -128,7 +129,19 @@ impl fmt::Display for Step {
     }
 }
 
-fn refusal(desired: &Desired, current: Option<&Image>) -> Option<String> {
+/// Why nothing may be done, if so. `full` names pools: `rbd` would wait until they are not, and say nothing.
+fn refusal(desired: &Desired, current: Option<&Image>, full: &BTreeSet<String>) -> Option<String> {
+    if let Some(image) = &desired.image
+        && current.is_none_or(|is| image.size > is.size)
+        && let Some(pool) = [Some(&desired.pool), image.data_pool.as_ref()]
+            .into_iter()
+            .flatten()
+            .find(|pool| full.contains(*pool))
+    {
+        return Some(format!(
+            "the pool {pool} is full, and takes nothing until there is room again"
+        ));
+    }
     let (name, current) = (format!("{}/{}", desired.pool, desired.name), current?);
     let Some(wanted) = &desired.image else {
         return (!desired.delete_data)
@@ -200,12 +213,15 @@ impl Module for CephRbdImage {
         if desired.image.is_some() && !self.cluster.is_known() {
             return Ok(None);
         }
-        // In check mode an earlier task may be about to make the pool. Otherwise creation says that there is none.
+        let mut full = BTreeSet::new();
         if desired.image.is_some() {
             let map: OsdMap = self.cluster.ask(&["osd", "dump"])?;
+            // In check mode an earlier task may be about to make the pool. Otherwise creation says that there is none.
             if !map.pools.iter().any(|it| it.pool_name == desired.pool) {
                 return Ok(None);
             }
+            let pools = map.pools.into_iter().filter(Pool::is_full);
+            full.extend(pools.map(|it| it.pool_name));
         }
         let names = self.names(&desired.pool)?;
         let current = if names.contains(&desired.name) {
@@ -220,7 +236,7 @@ impl Module for CephRbdImage {
         } else {
             None
         };
-        match refusal(desired, current.as_ref()) {
+        match refusal(desired, current.as_ref(), &full) {
             Some(reason) => bail!("refused: {reason}"),
             None => Ok(current),
         }
@@ -309,7 +325,7 @@ mod tests {
             (json!({"state": "absent"}), None, vec![]),
         ] {
             let desired = desired(change);
-            assert_eq!(refusal(&desired, current.as_ref()), None);
+            assert_eq!(refusal(&desired, current.as_ref(), &BTreeSet::new()), None);
             let lines: Vec<String> = plan(&desired, current.as_ref())
                 .iter()
                 .map(ToString::to_string)
@@ -335,8 +351,37 @@ mod tests {
                 "the data of the image vms/disk is in vms, and stays there",
             ),
         ] {
-            let reason = refusal(&desired(change), Some(&image(2048))).expect(wanted);
+            let reason =
+                refusal(&desired(change), Some(&image(2048)), &BTreeSet::new()).expect(wanted);
             assert!(reason.starts_with(wanted), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_full_pool_takes_no_image_but_may_lose_one() {
+        use serde_json::json;
+        let full = BTreeSet::from(["ec".to_owned(), "vms".to_owned()]);
+        let data_alone = BTreeSet::from(["ec".to_owned()]);
+        let of = |pool: &str| {
+            Some(format!(
+                "the pool {pool} is full, and takes nothing until there is room again"
+            ))
+        };
+        for (change, current, full, wanted) in [
+            (json!({}), None, &full, of("vms")),
+            (json!({"data_pool": "ec"}), None, &data_alone, of("ec")),
+            (json!({}), Some(image(512)), &full, of("vms")),
+            (json!({}), None, &data_alone, None),
+            (json!({}), Some(image(1024)), &full, None),
+            (
+                json!({"state": "absent", "delete_data": true}),
+                Some(image(1)),
+                &full,
+                None,
+            ),
+        ] {
+            let told = refusal(&desired(change.clone()), current.as_ref(), full);
+            assert_eq!(told, wanted, "{change}");
         }
     }
 }

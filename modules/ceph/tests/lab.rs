@@ -369,7 +369,11 @@ fn settings(site: &Site) {
                 "mon_data_avail_crit": "1",
                 "mon_allow_pool_delete": "true",
             },
-            "mgr": {"mgr/devicehealth/enable_monitoring": "false"},
+            "mgr": {"mgr/devicehealth/enable_monitoring": "false", "mgr_stats_period": "1"},
+            // Disks that are files of one computer need no pauses between the copies that are moved.
+            "osd": {"osd_recovery_sleep_hdd": "0", "osd_max_backfills": "8"},
+            // Of the pools that the gateway makes: few groups, as each costs time at every change of the cluster.
+            "global": {"osd_pool_default_pg_num": "4", "osd_pool_default_pg_autoscale_mode": "off"},
         },
         "flags": {"nodeep-scrub": true},
     });
@@ -717,6 +721,41 @@ fn a_monitor_goes_and_comes(site: &Site) {
     site.well();
 }
 
+/// A cluster without room says so at once, and so do those who would write to it; what is there is read, and with room all is as before.
+fn full(site: &Site, gone: &Value) {
+    let first = VMS[0].0;
+    let ratios = |nearfull: &str, backfillfull: &str, full: &str| {
+        site.lab.sh(
+            first,
+            &format!("ceph osd set-nearfull-ratio {nearfull}; ceph osd set-backfillfull-ratio {backfillfull}; ceph osd set-full-ratio {full}"),
+        )
+    };
+    // What an empty OSD keeps for itself is more.
+    ratios("0.0001", "0.0002", "0.0003");
+    support::eventually("every OSD and pool is full", || {
+        let map = site.lab.sh(first, "ceph osd dump");
+        map.lines()
+            .filter(|it| it.starts_with("osd."))
+            .all(|it| it.contains(" exists,full,up "))
+            && map
+                .lines()
+                .any(|it| it.contains("'vms'") && it.contains(",full"))
+    });
+    let gate = json!({"timeout_seconds": 0});
+    site.refuses(first, "ceph_health", &gate, "OSD_FULL: 4 full osd(s)");
+    let image = json!({"pool": "vms", "name": "more", "size_mib": 16});
+    site.refuses(first, "ceph_rbd_image", &image, "the pool vms is full");
+    site.refuses(first, "ceph_osd", gone, "can take nothing: too full");
+    assert!(!site.lab.sh_ok(
+        first,
+        "echo lost | timeout 3 rados -p vms put full - >/dev/null 2>&1"
+    ));
+    assert_eq!(site.lab.sh(first, "rados -p vms get during -"), "during");
+    ratios("0.85", "0.9", "0.95");
+    site.well();
+    site.settles(first, "ceph_rbd_image", &image);
+}
+
 /// Growth by an OSD on a file, its way out, and a machine that forgot its OSD.
 fn disks(site: &Site) {
     let (first, second) = (VMS[0].0, VMS[1].0);
@@ -725,6 +764,7 @@ fn disks(site: &Site) {
     // Until its placement groups have settled it may rightly not go.
     site.well();
     let gone = with(file, json!({"state": "absent", "zap": true}));
+    full(site, &gone);
     let done = site.changes(first, "ceph_osd", &gone);
     assert!(
         done.contains(&"purge osd.3 from the cluster".to_owned()),

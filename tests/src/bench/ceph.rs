@@ -57,12 +57,12 @@ pub fn ceph() -> Result<Vec<Figure>> {
     let ours = per_task_ms(&site, OURS)?;
     let mut figures = vec![
         Figure::alone(
-            "stage 6: from bare machines to HEALTH_OK, with pools, file system and S3",
+            "stage 6: from bare machines to HEALTH_OK, with pools, file system, S3 and all packages",
             healthy,
             "s",
         ),
         Figure::alone(
-            "stage 6: the whole first run, with NFS, SMB and clients",
+            "stage 6: the whole first run, with NFS, SMB and what clients are answered",
             first,
             "s",
         ),

@@ -149,7 +149,7 @@ impl CephMonitor {
         if unit.active {
             // One that was just started opens its socket in a moment.
             wait(
-                Duration::from_secs(15),
+                Duration::from_secs(60),
                 "the monitor answers at its socket",
                 || {
                     told = self.told()?;
@@ -312,6 +312,9 @@ impl Module for CephMonitor {
       storage-server-03: 192.168.10.21
     state: absent
 "#;
+
+    /// Another monitor that joins makes all of them elect again: one that was in the quorum may be out of it a moment later.
+    const ROUNDS: usize = 3;
 
     type Params = Params;
     type Desired = Desired;

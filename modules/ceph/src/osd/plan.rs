@@ -95,11 +95,20 @@ fn removal_refusal(current: &Current, entry: Option<&Osd>) -> Option<String> {
         Verdict::No(_) => {}
     }
     // Its data needs somewhere to go.
-    let others: BTreeSet<u32> = current
-        .map
-        .osds
-        .iter()
-        .filter(|other| other.osd != id && other.is_up() && other.is_in())
+    let others = || {
+        let osds = current.map.osds.iter();
+        osds.filter(|other| other.osd != id && other.is_up() && other.is_in())
+    };
+    let full: Vec<String> = others()
+        .filter(|other| other.takes_nothing())
+        .map(|other| format!("osd.{}", other.osd))
+        .collect();
+    let full = match full.as_slice() {
+        [] => String::new(),
+        full => format!(", as {} can take nothing: too full", full.join(", ")),
+    };
+    let others: BTreeSet<u32> = others()
+        .filter(|other| !other.takes_nothing())
         .map(|other| other.osd)
         .collect();
     current.map.pools.iter().find_map(|pool| {
@@ -108,7 +117,7 @@ fn removal_refusal(current: &Current, entry: Option<&Osd>) -> Option<String> {
         let remain = current.tree.domains(domain, &others);
         (remain < usize::try_from(pool.size).unwrap_or(usize::MAX)).then(|| {
             format!(
-                "osd.{id} is not safe to destroy: the pool {} keeps {} copies or shards, each on another {domain}, and without it {remain} would be left",
+                "osd.{id} is not safe to destroy: the pool {} keeps {} copies or shards, each on another {domain}, and without it {remain} would be left{full}",
                 pool.pool_name, pool.size
             )
         })

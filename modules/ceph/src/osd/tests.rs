@@ -396,6 +396,39 @@ fn an_osd_goes_only_if_nothing_is_lost() {
     }
 }
 
+/// As `ceph osd dump` tells it of one that is full.
+fn fill(osd: &mut Osd) {
+    let state = json!(["exists", "full", "up"]);
+    *osd = serde_json::from_value(
+        json!({"osd": osd.osd, "uuid": osd.uuid, "up": 1, "in": 1, "state": state}),
+    )
+    .unwrap();
+}
+
+#[test]
+fn an_osd_stays_where_the_others_are_full() {
+    let absent = desired(json!({"id": 0, "state": "absent"}));
+    let mut current = Current {
+        removal: removal(
+            Verdict::Yes,
+            Verdict::No("placement groups are on it".into()),
+        ),
+        ..settled()
+    };
+    current.map.pools.iter_mut().for_each(|pool| pool.size = 2);
+    // Its own room is no concern: that goes with it.
+    fill(&mut current.map.osds[0]);
+    assert_eq!(refusal(&absent, &current), None);
+    fill(&mut current.map.osds[2]);
+    assert_eq!(
+        refusal(&absent, &current).as_deref(),
+        Some(
+            "osd.0 is not safe to destroy: the pool device_health_metrics keeps 2 copies or shards, each on another host, \
+             and without it 1 would be left, as osd.2 can take nothing: too full"
+        )
+    );
+}
+
 #[test]
 fn an_osd_drains_before_it_goes() {
     let absent = desired(json!({"device": "/dev/disk/by-id/a", "state": "absent", "zap": true}));
