@@ -567,13 +567,13 @@ fn what_is_damaged_is_mended(apt: &AptSite) {
     let damages: [(&str, &dyn Fn()); 5] = [
         ("lib_1.4", &|| {
             // Of the same size, and the same file as the cache's.
-            let file = find("lib_1.4*");
+            let file = find("*-lib_1.4*");
             let mut bytes = std::fs::read(&file).unwrap();
             *bytes.last_mut().unwrap() ^= 1;
             std::fs::write(file, bytes).unwrap();
         }),
         ("app_1.0", &|| {
-            std::fs::remove_file(find("app_1.0*")).unwrap()
+            std::fs::remove_file(find("*-app_1.0*")).unwrap()
         }),
         ("Packages", &|| {
             std::fs::write(

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
+use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns};
 use serde::Deserialize;
 
@@ -42,15 +43,7 @@ fn netns_exists(name: &str) -> bool {
 
 fn add_netns(name: &str) -> Result<()> {
     if !netns_exists(name) {
-        match fs::remove_file(netns_path(name)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::io(
-                    format!("remove the stale name of network namespace {name}"),
-                    error,
-                ));
-            }
-            _ => {}
-        }
+        delete_netns(name)?;
     }
     machine::run(
         &format!("create network namespace {name}"),
@@ -60,22 +53,21 @@ fn add_netns(name: &str) -> Result<()> {
     .map(drop)
 }
 
+/// Its name goes at once, the namespace with the last process in it.
 fn delete_netns(name: &str) -> Result<()> {
-    if netns_exists(name) {
-        machine::run(
-            &format!("delete network namespace {name}"),
-            &["ip", "netns", "delete", name],
-            "",
-        )?;
-    } else if let Err(error) = fs::remove_file(netns_path(name))
-        && error.kind() != ErrorKind::NotFound
-    {
-        return Err(Error::io(
-            format!("remove the stale name of network namespace {name}"),
-            error,
-        ));
+    let path = netns_path(name);
+    let failed = |error| Error::io(format!("delete network namespace {name}"), error);
+    loop {
+        // More than one can lie on a name: a tool that outlived its killed caller adds its own when the next caller has made another.
+        while netns_exists(name) {
+            umount2(&path, MntFlags::MNT_DETACH).map_err(|errno| failed(errno.into()))?;
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::ResourceBusy && netns_exists(name) => {}
+            other => return other.map_err(failed),
+        }
     }
-    Ok(())
 }
 
 /// What `ip -j address show` says of one interface; only the fields that matter here.

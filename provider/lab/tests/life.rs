@@ -363,7 +363,7 @@ fn what_a_crash_left_is_cleaned_by_the_next_start_and_by_destroy() {
 /// The kernel takes a deleted namespace apart in its own time: in some of the rounds while destroy looks at its interfaces.
 #[test]
 fn interfaces_that_go_by_themselves_do_not_stop_destroy() {
-    for _ in 0..100 {
+    for _ in 0..40 {
         let lab = TestLab::new("t-going");
         ip("netns add ondol-t-going");
         ip("netns add ondol-t-going.db-01");
@@ -373,6 +373,19 @@ fn interfaces_that_go_by_themselves_do_not_stop_destroy() {
         lab.destroy().expect("destroyed");
         assert_eq!(traces("t-going"), Vec::<String>::new());
     }
+}
+
+/// As when an `ip netns add` outlives the process that was killed, and the next one has made the namespace already.
+#[test]
+fn a_namespace_whose_name_is_mounted_twice_is_destroyed() {
+    let lab = TestLab::new("t-twice");
+    for name in ["ondol-t-twice", "ondol-t-twice.db-01"] {
+        ip(&format!("netns add {name}"));
+        let path = format!("/run/netns/{name}");
+        run("mount", &["--bind", &path, &path]);
+    }
+    lab.destroy().expect("destroyed");
+    assert_eq!(traces("t-twice"), Vec::<String>::new());
 }
 
 /// Run by the next tests in a process of its own.
