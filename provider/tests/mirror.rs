@@ -190,6 +190,11 @@ resource "ondol_file_mirror" "site" {
         .join(Digest::of(&bytes).to_string());
     let got = || std::fs::metadata(&partial).is_ok_and(|partial| partial.len() == 2_000_000);
     assert!(eventually(Duration::from_secs(30), got));
+    let told = || {
+        std::fs::read_to_string(site.path("log"))
+            .is_ok_and(|log| log.contains("file mirror site: fetch files: 0/1 files"))
+    };
+    assert!(eventually(Duration::from_secs(30), told));
     let terraform = nix::unistd::Pid::from_raw(i32::try_from(apply.id()).unwrap());
     let began = Instant::now();
     nix::sys::signal::kill(terraform, nix::sys::signal::Signal::SIGINT).unwrap();
@@ -198,11 +203,6 @@ resource "ondol_file_mirror" "site" {
     assert!(took < Duration::from_secs(5), "{took:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("was stopped"), "{said}");
-    let log = std::fs::read_to_string(site.path("log")).unwrap();
-    assert!(
-        log.contains("file mirror site: fetch files: 0/1 files"),
-        "{log}"
-    );
 
     server.log();
     site.apply().success();
