@@ -43,31 +43,6 @@ pub fn changes(plan: &Value) -> Vec<Change> {
     changes
 }
 
-/// The hosts of an Ansible run's recap, each with its counts of changed, unreachable and failed tasks.
-pub fn recap(output: &str) -> Vec<(String, [u32; 3])> {
-    let Some((_, recap)) = output.rsplit_once("PLAY RECAP") else {
-        return Vec::new();
-    };
-    let count = |line: &str, word: &str| {
-        let rest = line.split_once(&format!("{word}="))?.1;
-        rest.split_whitespace().next()?.parse().ok()
-    };
-    recap
-        .lines()
-        .filter_map(|line| {
-            let (host, counts) = line.split_once(" : ")?;
-            Some((
-                host.trim().to_owned(),
-                [
-                    count(counts, "changed")?,
-                    count(counts, "unreachable")?,
-                    count(counts, "failed")?,
-                ],
-            ))
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,20 +64,5 @@ mod tests {
             ]
         );
         assert_eq!(changes(&json!({})), []);
-    }
-
-    #[test]
-    fn a_recap_gives_changed_unreachable_and_failed_of_each_host() {
-        let output = "ok: [x]\n\nPLAY RECAP *****\n\
-                      dns-server   : ok=5    changed=1    unreachable=0    failed=2    skipped=0\n\
-                      k8s-master   : ok=5    changed=0    unreachable=1    failed=0    skipped=0\n";
-        assert_eq!(
-            recap(output),
-            [
-                ("dns-server".to_owned(), [1, 0, 2]),
-                ("k8s-master".to_owned(), [0, 1, 0])
-            ]
-        );
-        assert_eq!(recap("no recap here"), []);
     }
 }

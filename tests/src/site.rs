@@ -1,6 +1,8 @@
 //! A whole site for a test: its own lab, state, keys, topology and report, made and removed by the repository's Makefile.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -155,6 +157,58 @@ impl Site {
 
     pub fn apply(&self) -> Result<String> {
         self.must("terraform -chdir=terraform/lab apply -auto-approve -input=false -no-color -parallelism=40")
+    }
+
+    /// A section of the report, which must be green as a whole.
+    pub fn section(&self, name: &str) -> Result<Value> {
+        let report = self.report().join("report.json");
+        let text = fs::read_to_string(report).context("read the report's JSON twin")?;
+        let twin: Value = serde_json::from_str(&text).context("parse the report's JSON twin")?;
+        let verdict = &twin["verdict"];
+        ensure!(
+            verdict["ok"] == Value::Bool(true),
+            "the report is not green: {verdict:#}"
+        );
+        let sections = twin["sections"].as_array().into_iter().flatten();
+        let named: Vec<&Value> = sections.filter(|it| it["name"] == name).collect();
+        ensure!(
+            named.len() == 1,
+            "{} sections are called {name:?}",
+            named.len()
+        );
+        Ok(named[0].clone())
+    }
+
+    /// The passwords and keys that the stages made here, by the names of their files, which only their owner may read. What is public is
+    /// left out.
+    pub fn secrets(&self) -> Result<BTreeMap<String, String>> {
+        let directory = self.directory.join("secrets");
+        let mode = |path: &Path| -> Result<u32> {
+            let metadata = fs::metadata(path).context("look at the secrets")?;
+            Ok(metadata.permissions().mode() & 0o777)
+        };
+        ensure!(
+            mode(&directory)? == 0o700,
+            "others can list {}",
+            directory.display()
+        );
+        let mut secrets = BTreeMap::new();
+        for entry in fs::read_dir(&directory).context("list the secrets")? {
+            let path = entry.context("list the secrets")?.path();
+            ensure!(mode(&path)? == 0o600, "others can read {}", path.display());
+            let text = fs::read_to_string(&path).context("read a secret")?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.ends_with(".pem") {
+                continue;
+            }
+            // Of a key, the first line of what is secret of it; of a password, all but what Ansible keeps beside it.
+            let line = text.lines().nth(usize::from(name.ends_with(".key")));
+            let secret = line.and_then(|line| line.split_whitespace().next());
+            let secret = secret.with_context(|| format!("the secret {name} is empty"))?;
+            ensure!(secret.len() >= 16, "the secret {name} is none");
+            secrets.insert(name.into_owned(), secret.to_owned());
+        }
+        Ok(secrets)
     }
 
     /// What a command printed in a VM, run as root in it.

@@ -6,10 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ondol_tests::plan::recap;
-use ondol_tests::{Site, site::repository};
+use ondol_tests::ansible::{changed_tasks, nothing_changed};
+use ondol_tests::{Site, site::repository, step};
 use serde_json::{Value, json};
 
 /// The mirror's machine, from which the storage is asked too, the storage servers, and the two other servers of shares.
@@ -49,8 +53,8 @@ fn stage_6_keeps_three_copies_and_gives_them_to_clients_on_other_machines() -> R
     no_password_is_told(&site, &first)?;
 
     step("a second run changes nothing, and every service answers a client on another machine");
-    nothing_changes(&site.must(STAGE)?, MACHINES.len())?;
-    let checks = section(&site, "06 storage")?["checks"].clone();
+    nothing_changed(&site.must(STAGE)?, MACHINES.len() + 1)?;
+    let checks = site.section("06 storage")?["checks"].clone();
     let checks = checks.as_array().context("the section has checks")?;
     assert_eq!(checks.len(), 8, "{checks:#?}");
     for check in checks {
@@ -77,6 +81,7 @@ fn stage_6_keeps_three_copies_and_gives_them_to_clients_on_other_machines() -> R
     step("an OSD dies and comes back, a disk is replaced, the cluster grows and shrinks");
     drill(&site, "osd-loss", "an OSD is lost and comes back", 5)?;
     drill(&site, "disk-replacement", "a disk dies and is replaced", 6)?;
+    growth_is_killed_in_the_middle(&site)?;
     drill(
         &site,
         "growth",
@@ -97,7 +102,7 @@ fn stage_6_keeps_three_copies_and_gives_them_to_clients_on_other_machines() -> R
             .collect::<Vec<_>>(),
         TAKEN_APART
     );
-    nothing_changes(&site.must(&format!("{STAGE} --limit ceph"))?, 3)
+    nothing_changed(&site.must(&format!("{STAGE} --limit ceph"))?, 3)
 }
 
 /// Runs a drill, which must come to its end with every check passed and as many events.
@@ -105,11 +110,39 @@ fn drill(site: &Site, name: &str, title: &str, events: usize) -> Result<()> {
     site.must(&format!(
         "ansible-playbook playbooks/drills/ceph-{name}.yml"
     ))?;
-    let drill = section(site, &format!("06 drill: {title}"))?;
+    let drill = site.section(&format!("06 drill: {title}"))?;
     assert_eq!(drill["timeline"].as_array().map(Vec::len), Some(events));
     for check in drill["checks"].as_array().context("the drill has checks")? {
         ensure!(check["ok"] == json!(true), "{check:#}");
     }
+    Ok(())
+}
+
+/// When the fourth OSD is there and its data on the way. The drill that comes next finds all of that.
+fn growth_is_killed_in_the_middle(site: &Site) -> Result<()> {
+    let mut drill = site
+        .command("exec ansible-playbook playbooks/drills/ceph-growth.yml")
+        .stdout(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .context("run the drill")?;
+    loop {
+        let osds = site.shell("storage-server-01", "ceph osd dump")?;
+        let up = osds.lines().filter(|line| line.contains(" up   in "));
+        if up.count() == 4 {
+            break;
+        }
+        let ended = drill.try_wait().context("look at the drill")?;
+        ensure!(ended.is_none(), "the drill ended before it grew:\n{osds}");
+        thread::sleep(Duration::from_millis(500));
+    }
+    // The group, as Ansible has a process for each machine.
+    let killed = Command::new("kill")
+        .args(["-KILL", "--", &format!("-{}", drill.id())])
+        .status();
+    ensure!(killed.context("kill the drill")?.success());
+    let status = drill.wait().context("wait for the drill")?;
+    ensure!(!status.success(), "the drill came to its end");
     Ok(())
 }
 
@@ -150,30 +183,6 @@ fn parts(site: &Site) -> Result<String> {
     Ok(kept + &forgotten)
 }
 
-fn step(name: &str) {
-    eprintln!("--- {name}");
-}
-
-/// Which task changed which machine.
-fn changed_tasks(output: &str) -> BTreeSet<(String, String)> {
-    let mut task = "";
-    let mut changed = BTreeSet::new();
-    for line in output.lines() {
-        if let Some((name, _)) = line
-            .strip_prefix("TASK [")
-            .and_then(|rest| rest.rsplit_once(']'))
-        {
-            task = name;
-        } else if let Some((host, _)) = line
-            .strip_prefix("changed: [")
-            .and_then(|rest| rest.split_once(']'))
-        {
-            changed.insert((task.to_owned(), host.to_owned()));
-        }
-    }
-    changed
-}
-
 fn nothing_is_installed(site: &Site) -> Result<()> {
     for vm in MACHINES {
         site.shell(
@@ -185,53 +194,19 @@ fn nothing_is_installed(site: &Site) -> Result<()> {
     Ok(())
 }
 
-fn nothing_changes(output: &str, machines: usize) -> Result<()> {
-    let recap = recap(output);
-    ensure!(recap.len() >= machines, "{output}");
-    for (host, counts) in recap {
-        assert_eq!(
-            counts,
-            [0, 0, 0],
-            "changed, unreachable and failed tasks of {host}:\n{output}"
-        );
-    }
-    Ok(())
-}
-
 /// Neither in what the run printed nor in the report.
 fn no_password_is_told(site: &Site, output: &str) -> Result<()> {
-    let secrets = site.directory().join("secrets");
-    let mut count = 0;
     let report =
         fs::read_to_string(site.report().join("report.json")).context("read the report")?;
-    for entry in fs::read_dir(&secrets).context("list the secrets")? {
-        let entry = entry.context("list the secrets")?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let text = fs::read_to_string(entry.path()).context("read a secret")?;
-        let secret = text
-            .split_whitespace()
-            .next()
-            .context("a secret is not empty")?;
+    let secrets = site.secrets()?;
+    ensure!(secrets.len() >= 7, "{:?}", secrets.keys());
+    for (name, secret) in secrets {
         ensure!(
-            !output.contains(secret) && !report.contains(secret),
+            !output.contains(&secret) && !report.contains(&secret),
             "the secret {name} was told"
         );
-        count += 1;
     }
-    ensure!(count >= 7, "there are {count} secrets only");
     Ok(())
-}
-
-fn section(site: &Site, name: &str) -> Result<Value> {
-    let text = fs::read_to_string(site.report().join("report.json")).context("read the report")?;
-    let report: Value = serde_json::from_str(&text).context("parse the report")?;
-    report["sections"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|section| section["name"] == name)
-        .cloned()
-        .with_context(|| format!("the report has no section {name:?}"))
 }
 
 fn pools_keep_three_copies_on_three_hosts(site: &Site) -> Result<()> {

@@ -68,11 +68,19 @@ resource "ondol_vm" "copy" {
   host       = "srv-01"
   name       = "copy-01"
   image      = "${path.module}/node.ova"
+  cpus       = 2
   memory_mib = 1024
-  power      = "stopped"
-  seed       = { user = "ops", authorized_keys = [file("${path.module}/id_ed25519.pub")] }
+  POWER
+  seed = {
+    user            = "ops"
+    authorized_keys = [file("${path.module}/id_ed25519.pub")]
+    network         = { addresses = ["10.77.4.30/24"], gateway = "10.77.4.1" }
+  }
+  timeouts = { create = "30m", update = "30m" }
 }
 "#;
+const OFF: &str = "power = \"stopped\"";
+const ON: &str = "wait_for = \"ssh\"";
 
 struct Lan<'a> {
     site: &'a Site,
@@ -80,9 +88,9 @@ struct Lan<'a> {
 }
 
 impl Lan<'_> {
-    /// What the guest answers over SSH, with the host key that the state has.
-    fn ssh(&self, address: &str, command: &str) -> Result<String, String> {
-        let key = self.site.attribute("ondol_vm.node", "ssh_host_key");
+    /// What a guest answers over SSH, with the host key that the state has.
+    fn ssh(&self, vm: &str, address: &str, command: &str) -> Result<String, String> {
+        let key = self.site.attribute(vm, "ssh_host_key");
         let known = self.site.path("known_hosts");
         std::fs::write(&known, format!("{address} {}\n", key.as_str().unwrap())).unwrap();
         let words = self.host.network();
@@ -145,7 +153,7 @@ fn a_guest_boots_from_its_seed_changes_its_address_keeps_it_and_is_carried_on() 
     assert_eq!(made.code, Some(0), "{}\n{}", made.text, lan.consoles());
     let look = "hostname; ip -4 -brief address show scope global | tr -s ' '; ls /etc/netplan; cat /etc/machine-id; \
                 df --output=size --block-size=1M / | tail -n 1; sudo grep WARNING /var/log/cloud-init.log || echo none; sync";
-    let said = lan.ssh("10.77.4.21", look).unwrap();
+    let said = lan.ssh("ondol_vm.node", "10.77.4.21", look).unwrap();
     let said: Vec<&str> = said.lines().map(str::trim).collect();
     let [
         "node-01",
@@ -177,7 +185,8 @@ fn a_guest_boots_from_its_seed_changes_its_address_keeps_it_and_is_carried_on() 
 
     // Read in again it is another VM with the same content.
     std::fs::copy(host.path("/root/node.ova"), site.path("node.ova")).unwrap();
-    site.write("main.tf", &format!("{head}{off}{EXPORT}{COPY}"));
+    let copy = |power: &str| format!("{head}{off}{EXPORT}{}", COPY.replace("POWER", power));
+    site.write("main.tf", &copy(OFF));
     site.apply().success();
     let disk = |vm: &str| host.path(&format!("/root/VirtualBox VMs/{vm}/system.vdi"));
     let compared = Command::new("qemu-img")
@@ -188,8 +197,18 @@ fn a_guest_boots_from_its_seed_changes_its_address_keeps_it_and_is_carried_on() 
     let compared = String::from_utf8_lossy(&compared.stdout).into_owned();
     assert!(compared.contains("Images are identical"), "{compared}");
 
+    // Its seed makes it one of its own. The address that the content brings with it is free while the first one is off.
+    site.write("main.tf", &copy(ON));
+    let booted = site.apply();
+    assert_eq!(booted.code, Some(0), "{}\n{}", booted.text, lan.consoles());
+    let of_copy = |name: &str| lan.ssh("ondol_vm.copy", "10.77.4.30", name).unwrap();
+    assert_eq!(of_copy("hostname"), "copy-01");
+    let key = of_copy("cat /etc/ssh/ssh_host_ed25519_key.pub");
+    let node = site.attribute("ondol_vm.node", "ssh_host_key");
+    assert!(!key.starts_with(node.as_str().unwrap()), "{key}");
+
     // On again it is where it was, and Terraform finds it there.
-    site.write("main.tf", &format!("{head}{NODE}{EXPORT}{COPY}"));
+    site.write("main.tf", &format!("{head}{NODE}{EXPORT}"));
     let started = site.apply();
     assert_eq!(
         started.code,
@@ -198,7 +217,7 @@ fn a_guest_boots_from_its_seed_changes_its_address_keeps_it_and_is_carried_on() 
         started.text,
         lan.consoles()
     );
-    let kept = lan.ssh("10.77.4.21", look).unwrap();
+    let kept = lan.ssh("ondol_vm.node", "10.77.4.21", look).unwrap();
     let kept: Vec<&str> = kept.lines().map(str::trim).collect();
     assert_eq!(kept, said);
     assert_eq!(site.plan(), [""; 0]);

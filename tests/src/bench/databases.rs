@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use super::figure::{Figure, median};
 use crate::Site;
-use crate::plan::recap;
+use crate::ansible::recap;
 use crate::site::{repository, succeeded};
 
 const LAB: &str = "bench-accounts";
@@ -434,10 +434,7 @@ pub fn outages() -> Result<Vec<Figure>> {
             "ansible-playbook playbooks/drills/{file}.yml {more}"
         ))
         .with_context(|| section.to_owned())?;
-        let report = site.report().join("report.json");
-        let text = fs::read_to_string(&report).context("read the report's JSON twin")?;
-        let twin: Value = serde_json::from_str(&text).context("parse the report's JSON twin")?;
-        let seconds = without_writes(&twin, section)
+        let seconds = without_writes(&site.section(section)?)
             .with_context(|| format!("{section:?} has no time without a write"))?;
         figures.push(Figure::alone(
             &format!(
@@ -451,13 +448,12 @@ pub fn outages() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-fn without_writes(report: &Value, section: &str) -> Option<f64> {
-    let named = |list: &Value, name: &str| {
-        let found = list.as_array()?.iter().find(|it| it["name"] == name)?;
-        Some(found.clone())
-    };
-    let section = named(&report["sections"], section)?;
-    named(&section["figures"], "longest time without a write")?["value"].as_f64()
+fn without_writes(section: &Value) -> Option<f64> {
+    let figures = section["figures"].as_array()?;
+    let figure = figures
+        .iter()
+        .find(|it| it["name"] == "longest time without a write")?;
+    figure["value"].as_f64()
 }
 
 #[cfg(test)]
@@ -469,13 +465,16 @@ mod tests {
     #[test]
     fn a_time_without_writes_is_the_sections_own() {
         let figure = |value: f64| json!({"name": "longest time without a write", "value": value});
-        let report = json!({"sections": [
-            {"name": "a", "figures": [{"name": "rows acknowledged", "value": 9}, figure(1.5)]},
-            {"name": "b", "figures": [figure(2.5)]},
-            {"name": "c", "figures": []},
-        ]});
-        for (section, seconds) in [("a", Some(1.5)), ("b", Some(2.5)), ("c", None), ("d", None)] {
-            assert_eq!(without_writes(&report, section), seconds, "{section}");
+        let cases = [
+            (
+                json!({"figures": [{"name": "rows acknowledged", "value": 9}, figure(1.5)]}),
+                Some(1.5),
+            ),
+            (json!({"figures": []}), None),
+            (json!({}), None),
+        ];
+        for (section, seconds) in cases {
+            assert_eq!(without_writes(&section), seconds, "{section}");
         }
     }
 

@@ -3,28 +3,28 @@
 //! Decisions are in `plan`; this file puts the parts in order. It waits for processes, never for services: whether SSH answers is the
 //! caller's question.
 
+mod boot;
+mod end;
+mod inside;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use nix::libc;
 use uuid::Uuid;
 
+use self::end::power_off;
 use crate::cgroup::{Cgroups, Limits};
-use crate::disks::{self, Attached};
+use crate::disks;
 use crate::error::{Error, Result, near_names};
-use crate::machine;
 use crate::names::{self, VmNames};
 use crate::network::{self, Cable};
-use crate::nspawn::{self, Launch, Places};
+use crate::nspawn::{self, Places};
 use crate::plan::{Change, Creation, Existing, Impact, Phase, plan_creation, plan_update};
-use crate::process::{self, Process, Supervisor};
+use crate::process::{self, Supervisor};
 use crate::seed::{self, Identity};
 use crate::spec::{InterfaceSpec, PowerState, Vm, VmSpec};
 use crate::store::{Record, Store};
@@ -90,9 +90,6 @@ pub struct Status {
     pub memory_bytes: Option<u64>,
     pub uptime_seconds: Option<u64>,
 }
-
-/// How long systemd-nspawn may take until the container's first process runs: it is far below a second on an idle machine.
-const LAUNCH_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Lab {
     /// Makes nothing yet: a lab exists by its VMs. Fails unless run as root.
@@ -385,32 +382,6 @@ impl Lab {
         network::in_netns(&network::netns_path(&names::lab_netns(self.name())), work)
     }
 
-    /// Runs a program as root inside a running VM, to its end. A program that fails is an answer, not an error.
-    pub fn exec(&self, id_or_name: &str, argv: &[&str], stdin: &[u8]) -> Result<Output> {
-        let mut command = self.command(id_or_name, argv)?;
-        machine::output(
-            &format!("run {} in {id_or_name}", argv.join(" ")),
-            &mut command,
-            stdin,
-        )
-    }
-
-    /// A command that will run as root inside a running VM: in all its namespaces and under its limits. Standard streams are the
-    /// caller's to set.
-    pub fn command(&self, id_or_name: &str, argv: &[&str]) -> Result<Command> {
-        let name = self.existing(id_or_name)?.spec.name;
-        let act = format!("run {}", argv.join(" "));
-        let leader = self
-            .supervisor(&name)?
-            .and_then(|supervisor| supervisor.leader());
-        let leader = leader.ok_or_else(|| Error::NotRunning {
-            lab: self.name().to_owned(),
-            vm: name.clone(),
-            act: act.clone(),
-        })?;
-        self.command_in(&name, &leader, Power::Guest, argv)
-    }
-
     /// Removes every VM and everything else of the lab, also what a crash or a lost record left.
     pub fn destroy(&self) -> Result<()> {
         let prefix = format!("{}.", names::lab_netns(self.name()));
@@ -623,153 +594,6 @@ impl Lab {
         Ok(record)
     }
 
-    /// The caller holds the VM's lock and has seen that it does not run.
-    fn boot(&self, record: &Record) -> Result<()> {
-        let spec = &record.spec;
-        let names = self.names(&spec.name);
-        let places = self.places(&spec.name);
-        let cables = self.record_cables(record);
-        check_machine(spec)?;
-        self.clean(&spec.name, &cables)?;
-        raise_machine_limits()?;
-        disks::ensure_files(&places.disks, &spec.disks)?;
-        let attached = attach_disks(&places, spec)?;
-        {
-            let _lock = self.store().lock_lab("set up the network")?;
-            network::ensure_lab(self.name(), &self.inner.config.gateway)?;
-        }
-        network::add_vm(&names, &cables)?;
-        let cgroups = self
-            .inner
-            .cgroups
-            .create(&names.cgroup, spec.cpus, spec.memory_mib)?;
-        let log = self.store().log(&spec.name);
-        let pid = nspawn::launch(Launch {
-            argv: nspawn::argv(
-                spec,
-                &names,
-                &places,
-                &attached,
-                Path::new(nspawn::TUN).exists(),
-            ),
-            environment: nspawn::environment(
-                nspawn::guest_systemd(&spec.image),
-                self.inner.cgroups.is_unified(),
-            ),
-            names: &names,
-            image: &spec.image,
-            places: &places,
-            cgroups,
-            log: &log,
-        })?;
-        let leader = self.wait_for_leader(&spec.name, pid, &log)?;
-        if spec.features.containers {
-            self.open_cgroups(&spec.name, &leader)?;
-        }
-        Ok(())
-    }
-
-    fn wait_for_leader(&self, vm: &str, pid: i32, log: &Path) -> Result<Process> {
-        let failed = |reason: &'static str| {
-            let console = fs::read(log).unwrap_or_default();
-            let console = String::from_utf8_lossy(&console);
-            let lines: Vec<&str> = console.lines().collect();
-            Error::Boot {
-                lab: self.name().to_owned(),
-                vm: vm.to_owned(),
-                reason,
-                log: log.to_owned(),
-                console: lines[lines.len().saturating_sub(20)..].join("\n"),
-            }
-        };
-        let deadline = Instant::now() + LAUNCH_PATIENCE;
-        loop {
-            let Some(supervisor) = process::supervisor(pid) else {
-                return Err(failed("systemd-nspawn ended at once"));
-            };
-            if let Some(leader) = supervisor.leader() {
-                return Ok(leader);
-            }
-            if Instant::now() >= deadline {
-                return Err(failed("its first process did not appear in time"));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// systemd-nspawn shows the version 1 controllers read-only; container engines make groups of their own in them.
-    fn open_cgroups(&self, vm: &str, leader: &Process) -> Result<()> {
-        const SCRIPT: &str = "while read -r _ dir kind _; do \
-             if [ \"$kind\" = cgroup ]; then mount -o remount,rw,bind \"$dir\" || exit; fi; done </proc/self/mounts";
-        let act = format!("make the cgroups of {vm} writable");
-        let output = machine::output(
-            &act,
-            &mut self.command_in(vm, leader, Power::Machine, &["/bin/sh", "-c", SCRIPT])?,
-            b"",
-        )?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(Error::Tool {
-            act,
-            tool: "mount".to_owned(),
-            status: output.status.to_string(),
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            hint: "",
-        })
-    }
-
-    fn command_in(
-        &self,
-        vm: &str,
-        leader: &Process,
-        power: Power,
-        argv: &[&str],
-    ) -> Result<Command> {
-        let mut groups = Vec::new();
-        for path in self.inner.cgroups.join_files(&self.names(vm).cgroup) {
-            let file = fs::OpenOptions::new().write(true).open(&path);
-            groups
-                .push(file.map_err(|error| Error::io(format!("open {}", path.display()), error))?);
-        }
-        let mut command = Command::new("nsenter");
-        command
-            .arg("--target")
-            .arg(leader.pid.to_string())
-            .args([
-                "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--",
-            ])
-            .args(match power {
-                Power::Machine => Vec::new(),
-                Power::Guest => without_capabilities(leader.forbidden_capabilities()?),
-            })
-            .args(argv)
-            .env_clear()
-            .envs([
-                ("PATH", machine::PATH),
-                ("HOME", "/root"),
-                ("LANG", "C.UTF-8"),
-                ("LC_ALL", "C.UTF-8"),
-            ])
-            .current_dir("/");
-        if let Some(term) = std::env::var_os("TERM") {
-            command.env("TERM", term);
-        }
-        // SAFETY: between fork and exec only write(2) is called, on files opened above.
-        unsafe {
-            command.pre_exec(move || {
-                use std::os::fd::AsRawFd;
-                for group in &groups {
-                    if libc::write(group.as_raw_fd(), c"0".as_ptr().cast(), 1) == -1 {
-                        return Err(std::io::Error::last_os_error());
-                    }
-                }
-                Ok(())
-            });
-        }
-        Ok(command)
-    }
-
     fn apply_live(
         &self,
         current: &VmSpec,
@@ -804,46 +628,6 @@ impl Lab {
         Ok(())
     }
 
-    /// Shows a new disk to a running VM.
-    fn plug_disk(
-        &self,
-        vm: &str,
-        supervisor: &Supervisor,
-        places: &Places,
-        key: &str,
-    ) -> Result<()> {
-        // Without loop devices the file would have to be bound in, which takes a start.
-        let Attached::Loop(device) = disks::attach(&places.disks, key)? else {
-            return Ok(());
-        };
-        let (major, minor) = disks::device_numbers(&device)?;
-        let act = format!("show disk \"{key}\" to {vm}");
-        let leader = supervisor.leader().ok_or_else(|| Error::NotRunning {
-            lab: self.name().to_owned(),
-            vm: vm.to_owned(),
-            act: act.clone(),
-        })?;
-        let path = disks::guest_path(key);
-        let script = "mkdir -p \"${1%/*}\" && rm -f \"$1\" && mknod -m 0660 \"$1\" b \"$2\" \"$3\" && chgrp disk \"$1\"";
-        let (major, minor) = (major.to_string(), minor.to_string());
-        let argv = ["/bin/sh", "-c", script, "sh", &path, &major, &minor];
-        let output = machine::output(
-            &act,
-            &mut self.command_in(vm, &leader, Power::Machine, &argv)?,
-            b"",
-        )?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(Error::Tool {
-            act,
-            tool: "mknod".to_owned(),
-            status: output.status.to_string(),
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            hint: "",
-        })
-    }
-
     fn plug(&self, vm_or_host: &str, plugged: bool) -> Result<Vec<Vm>> {
         let records = self.matching(vm_or_host)?;
         let supervisors = process::supervisors()?;
@@ -875,50 +659,6 @@ impl Lab {
             .map(|record| vm(record, PowerState::Running))
             .collect())
     }
-
-    /// Removes a VM whatever state it is in. The caller holds its lock.
-    fn wipe(&self, name: &str) -> Result<()> {
-        let mut cables = Vec::new();
-        if let Some(record) = self.store().read(name)? {
-            cables = self.record_cables(&record);
-            // From here on it is nothing that anyone may start or adopt, should this be broken off.
-            self.store().write(&Record {
-                phase: Phase::Creating,
-                ..record
-            })?;
-        }
-        self.clean(name, &cables)?;
-        self.store().remove_vm(name)
-    }
-
-    /// Ends and removes everything that a VM has on the machine, except its directory. Needs no record; finding nothing is fine.
-    fn clean(&self, name: &str, cables: &[Cable]) -> Result<()> {
-        let names = self.names(name);
-        let dir = self.store().vm_dir(name);
-        if let Some(supervisor) = self.supervisor(name)? {
-            end(&supervisor)?;
-        }
-        let alive = process::kill_all(&self.inner.cgroups.processes(&names.cgroup));
-        if !alive.is_empty() {
-            let reason = std::io::Error::other(format!("processes {alive:?} do not die"));
-            return Err(Error::io(
-                format!("lab \"{}\", VM \"{name}\": end it", self.name()),
-                reason,
-            ));
-        }
-        network::remove_vm(&names, cables)?;
-        unmount_below(&dir)?;
-        disks::detach_below(&dir)?;
-        self.inner.cgroups.remove(&names.cgroup)?;
-        for kind in ["propagate", "unix-export"] {
-            crate::store::remove_tree(
-                &Path::new("/run/systemd/nspawn")
-                    .join(kind)
-                    .join(&names.machine),
-            )?;
-        }
-        Ok(())
-    }
 }
 
 fn vm(record: Record, state: PowerState) -> Vm {
@@ -931,31 +671,6 @@ fn vm(record: Record, state: PowerState) -> Vm {
         acknowledged: record.acknowledged,
         spec: record.spec,
     }
-}
-
-/// With whose capabilities a program runs inside a VM.
-#[derive(Debug, Clone, Copy)]
-enum Power {
-    /// The lab's own work: what the machine's root may do.
-    Machine,
-    /// What root of the VM may do.
-    Guest,
-}
-
-/// Words before a command that take capabilities (a bit each) from it for good. nsenter alone would pass on all that we have.
-fn without_capabilities(bits: u64) -> Vec<String> {
-    let dropped: Vec<String> = (0..64)
-        .filter(|number| bits >> number & 1 == 1)
-        .map(|number| format!("-cap_{number}"))
-        .collect();
-    if dropped.is_empty() {
-        return Vec::new();
-    }
-    vec![
-        "setpriv".to_owned(),
-        format!("--bounding-set={}", dropped.join(",")),
-        "--".to_owned(),
-    ]
 }
 
 /// What a spec needs of the machine, with the field named that asks too much.
@@ -995,92 +710,12 @@ fn check_machine(spec: &VmSpec) -> Result<()> {
     Ok(())
 }
 
-fn attach_disks(places: &Places, spec: &VmSpec) -> Result<Vec<(String, Attached)>> {
-    spec.disks
-        .keys()
-        .map(|key| Ok((key.clone(), disks::attach(&places.disks, key)?)))
-        .collect()
-}
-
 fn power_state(has_supervisor: bool) -> PowerState {
     if has_supervisor {
         PowerState::Running
     } else {
         PowerState::Stopped
     }
-}
-
-fn power_off(supervisor: &Supervisor, timeout: Duration) -> Result<()> {
-    let deadline = Instant::now() + timeout;
-    while Instant::now() < deadline {
-        // Asked again each second: a systemd that is still starting does not listen yet.
-        if let Some(leader) = supervisor.leader() {
-            leader.power_off()?;
-        }
-        if supervisor
-            .process
-            .wait_gone(deadline.min(Instant::now() + Duration::from_secs(1)))
-        {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Ends a container at once. With its first process the kernel ends all others; systemd-nspawn follows, or is made to.
-fn end(supervisor: &Supervisor) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    if let Some(leader) = supervisor.leader() {
-        leader.kill()?;
-        leader.wait_gone(deadline);
-    }
-    supervisor.process.kill()?;
-    supervisor.process.wait_gone(deadline);
-    Ok(())
-}
-
-/// A lab never mounts anything there that others can see: this is for what someone or something else left.
-fn unmount_below(dir: &Path) -> Result<()> {
-    let text = fs::read_to_string("/proc/self/mountinfo")
-        .map_err(|error| Error::io("list the mounts", error))?;
-    let mounts = text
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|path| PathBuf::from(path.replace("\\040", " ")));
-    let mut below: Vec<PathBuf> = mounts.filter(|path| path.starts_with(dir)).collect();
-    below.reverse();
-    for path in below {
-        nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH)
-            .map_err(|error| Error::io(format!("unmount {}", path.display()), error))?;
-    }
-    Ok(())
-}
-
-/// Limits of the machine that many VMs run into; each is one for all of its network namespaces or users.
-const MACHINE_LIMITS: [(&str, u64); 4] = [
-    // The kernel's default of 128 ends at the 24th systemd.
-    ("/proc/sys/fs/inotify/max_user_instances", 8192),
-    // 40 VMs that know each other are 1560 neighbours; the kernel's default keeps 1024 and drops packets to the others.
-    ("/proc/sys/net/ipv4/neigh/default/gc_thresh1", 4096),
-    ("/proc/sys/net/ipv4/neigh/default/gc_thresh2", 8192),
-    ("/proc/sys/net/ipv4/neigh/default/gc_thresh3", 16384),
-];
-
-/// Only ever upwards: others on the machine may need more.
-fn raise_machine_limits() -> Result<()> {
-    for (path, wanted) in MACHINE_LIMITS {
-        let current =
-            fs::read_to_string(path).map_err(|error| Error::io(format!("read {path}"), error))?;
-        let enough = current
-            .trim()
-            .parse::<u64>()
-            .is_ok_and(|current| current >= wanted);
-        if !enough {
-            fs::write(path, wanted.to_string())
-                .map_err(|error| Error::io(format!("raise {path} to {wanted}"), error))?;
-        }
-    }
-    Ok(())
 }
 
 /// Does `work` for each item, some at a time; all are tried, the first error is the answer.
