@@ -76,7 +76,7 @@ pub(super) fn power_off(supervisor: &Supervisor, timeout: Duration) -> Result<()
 }
 
 /// Ends a container at once. With its first process the kernel ends all others; systemd-nspawn follows, or is made to.
-fn end(supervisor: &Supervisor) -> Result<()> {
+pub(super) fn end(supervisor: &Supervisor) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     if let Some(leader) = supervisor.leader() {
         leader.kill()?;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use uuid::Uuid;
 
-use self::end::power_off;
+use self::end::{end, power_off};
 use crate::cgroup::{Cgroups, Limits};
 use crate::disks;
 use crate::error::{Error, Result, near_names};
