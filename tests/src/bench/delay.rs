@@ -10,7 +10,12 @@ use anyhow::{Context, Result};
 
 /// Starts a proxy to `target` that delays each direction by half of `round_trip`; it serves until the process ends.
 pub fn proxy(target: SocketAddr, round_trip: Duration) -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("listen on loopback")?;
+    proxy_at("127.0.0.1:0", target, round_trip)
+}
+
+/// As [`proxy`], on an address of the caller's choice.
+pub fn proxy_at(listen: &str, target: SocketAddr, round_trip: Duration) -> Result<SocketAddr> {
+    let listener = TcpListener::bind(listen).with_context(|| format!("listen on {listen}"))?;
     let address = listener.local_addr().context("own address")?;
     thread::spawn(move || {
         for near in listener.incoming().flatten() {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,12 +13,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+use super::delay::proxy_at;
 use super::figure::{Figure, median};
 use crate::site::{repository, succeeded};
 
 const CACHE: &str = "/var/cache/ondol/bench";
 /// A loopback address of its own, on the usual port: apt-mirror loses what it fetched from any other.
 const SERVER: &str = "127.77.0.1";
+/// The same server, [`ROUND_TRIP`] away.
+const FAR_SERVER: &str = "127.77.0.2";
+const ROUND_TRIP: Duration = Duration::from_millis(20);
 /// As many packages as the archive has, and of them as many as are others in the changed archive.
 const PACKAGES: usize = 1600;
 const CHANGED: usize = 80;
@@ -34,7 +38,7 @@ const PHASES: [&str; 3] = [
 pub fn mirror() -> Result<Vec<Figure>> {
     let archive = Archive::make()?;
     let mut figures = vec![closure()?];
-    let mut costs: BTreeMap<(usize, &str), Vec<Cost>> = BTreeMap::new();
+    let mut costs = Costs::new();
     // Removed at the end only: a file system that has just lost thousands of files is slow to take others.
     let mut made = Vec::new();
     for _ in 0..ROUNDS {
@@ -43,16 +47,10 @@ pub fn mirror() -> Result<Vec<Figure>> {
             archive.show("first")?;
             for (phase, shown) in ["first", "first", "changed"].into_iter().enumerate() {
                 archive.show(shown)?;
-                let (cost, said) = archive
-                    .cost_of(&tool.commands(&archive, work.path(), phase)?)
-                    .with_context(|| format!("{} by {}", PHASES[phase], tool.name()))?;
+                let cost = tool
+                    .cost(&archive, SERVER, work.path(), phase)
+                    .with_context(|| PHASES[phase])?;
                 costs.entry((phase, tool.name())).or_default().push(cost);
-                ensure!(
-                    count_packages(work.path())? >= PACKAGES,
-                    "{} by {} has not mirrored every package; it said:\n{said}",
-                    PHASES[phase],
-                    tool.name()
-                );
             }
             made.push(work);
         }
@@ -60,15 +58,86 @@ pub fn mirror() -> Result<Vec<Figure>> {
     for (phase, name) in PHASES.into_iter().enumerate() {
         figures.extend(compare(phase, name, &costs));
     }
+    figures.push(floor(&archive, &costs, &mut made)?);
+    figures.extend(from_afar(&archive, &mut made)?);
     Ok(figures)
 }
 
-/// Ours against the best peer, each of the four costs for itself, and every peer's seconds beside it.
-fn compare(phase: usize, name: &str, costs: &BTreeMap<(usize, &str), Vec<Cost>>) -> Vec<Figure> {
-    let middle = |tool: Tool, of: Measure| {
-        let rounds = costs.get(&(phase, tool.name())).into_iter().flatten();
-        median(rounds.map(of).collect())
+/// What it takes to fetch the same files without looking at them: no mirror that comes over HTTP is faster than that.
+fn floor(archive: &Archive, costs: &Costs, made: &mut Vec<TempDir>) -> Result<Figure> {
+    let list =
+        fs::read_to_string(archive.path("root/debian/first/bench/main/binary-amd64/Packages"))
+            .context("read the list of packages")?;
+    let mut settings = String::new();
+    for file in list
+        .lines()
+        .filter_map(|line| line.strip_prefix("Filename: "))
+    {
+        settings += &format!(
+            "url = \"{}/{file}\"\noutput = \"{file}\"\n",
+            Archive::url(SERVER)
+        );
+    }
+    fs::write(archive.path("curl"), settings).context("configure curl")?;
+    let mut runs = Vec::new();
+    for _ in 0..ROUNDS {
+        let work = TempDir::new_in(CACHE).context("make a directory for the files")?;
+        let fetch = format!(
+            "cd {} && curl --silent --show-error --fail --parallel --parallel-max 8 --create-dirs --config {}",
+            work.path().display(),
+            archive.path("curl").display()
+        );
+        runs.push(archive.cost_of(&[fetch])?.0.seconds);
+        has_all_packages(work.path())?;
+        made.push(work);
+    }
+    Ok(Figure::against(
+        "mirror, first sync: time",
+        middle(costs, 0, Tool::Ondol, |cost| cost.seconds),
+        "s",
+        "curl (fetches the packages, nothing else)",
+        median(runs),
+    ))
+}
+
+/// The first sync over a line that has a length.
+fn from_afar(archive: &Archive, made: &mut Vec<TempDir>) -> Result<Vec<Figure>> {
+    let near = SocketAddr::from((SERVER.parse::<IpAddr>().expect("a literal"), 80));
+    proxy_at(&format!("{FAR_SERVER}:80"), near, ROUND_TRIP)?;
+    let mut costs = Costs::new();
+    for _ in 0..ROUNDS {
+        for tool in [Tool::Ondol, Tool::AptMirror, Tool::Aptly] {
+            let work = TempDir::new_in(CACHE).context("make a directory for the mirrors")?;
+            archive.show("first")?;
+            let cost = tool
+                .cost(archive, FAR_SERVER, work.path(), 0)
+                .context("first sync from afar")?;
+            costs.entry((0, tool.name())).or_default().push(cost);
+            made.push(work);
+        }
+    }
+    let seconds = |tool| middle(&costs, 0, tool, |cost| cost.seconds);
+    let figure = |tool: Tool| {
+        Figure::against(
+            "mirror, first sync, upstream 20 ms away: time",
+            seconds(Tool::Ondol),
+            "s",
+            tool.described(),
+            seconds(tool),
+        )
     };
+    Ok([Tool::AptMirror, Tool::Aptly].map(figure).into())
+}
+
+type Costs = BTreeMap<(usize, &'static str), Vec<Cost>>;
+
+fn middle(costs: &Costs, phase: usize, tool: Tool, of: Measure) -> f64 {
+    let rounds = costs.get(&(phase, tool.name())).into_iter().flatten();
+    median(rounds.map(of).collect())
+}
+
+/// Ours against the best peer, each of the four costs for itself, and every peer's seconds beside it.
+fn compare(phase: usize, name: &str, costs: &Costs) -> Vec<Figure> {
     let measures: [(&str, &'static str, Measure); 4] = [
         ("time", "s", |cost| cost.seconds),
         ("processor time", "s", |cost| cost.cpu_seconds),
@@ -77,14 +146,14 @@ fn compare(phase: usize, name: &str, costs: &BTreeMap<(usize, &str), Vec<Cost>>)
     ];
     let mut figures = Vec::new();
     for (measure, unit, of) in measures {
-        let ours = middle(Tool::Ondol, of);
+        let ours = middle(costs, phase, Tool::Ondol, of);
         for tool in TOOLS.into_iter().filter(|tool| *tool != Tool::Ondol) {
             figures.push(Figure::against(
                 &format!("mirror, {name}: {measure}"),
                 ours,
                 unit,
                 tool.described(),
-                middle(tool, of),
+                middle(costs, phase, tool, of),
             ));
         }
     }
@@ -121,9 +190,25 @@ impl Tool {
         }
     }
 
+    /// Of one sync, after which every package must be there.
+    fn cost(self, archive: &Archive, server: &str, work: &Path, phase: usize) -> Result<Cost> {
+        let run = || -> Result<Cost> {
+            let (cost, said) = archive.cost_of(&self.commands(archive, server, work, phase)?)?;
+            has_all_packages(work).with_context(|| format!("it said:\n{said}"))?;
+            Ok(cost)
+        };
+        run().with_context(|| self.name())
+    }
+
     /// What a person types for a mirror that clients can use, with each tool's usual settings; parallel where it can be.
-    fn commands(self, archive: &Archive, work: &Path, phase: usize) -> Result<Vec<String>> {
-        let (work, url) = (work.display(), Archive::url());
+    fn commands(
+        self,
+        archive: &Archive,
+        server: &str,
+        work: &Path,
+        phase: usize,
+    ) -> Result<Vec<String>> {
+        let (work, url) = (work.display(), Archive::url(server));
         let keyring = archive.path("upstream.gpg");
         let keyring = keyring.display();
         Ok(match self {
@@ -144,7 +229,7 @@ impl Tool {
                 vec![format!("apt-mirror {work}/mirror.list")]
             }
             Tool::Debmirror => vec![format!(
-                "debmirror --method=http --host={SERVER} --root=/debian --dist=bench --section=main --arch=amd64 --nosource --i18n --diff=none \
+                "debmirror --method=http --host={server} --root=/debian --dist=bench --section=main --arch=amd64 --nosource --i18n --diff=none \
                  --rsync-extra=none --keyring={keyring} {work}/mirror",
             )],
             Tool::Aptly => {
@@ -277,8 +362,8 @@ impl Archive {
         self.dir.path().join(name)
     }
 
-    fn url() -> String {
-        format!("http://{SERVER}/debian")
+    fn url(server: &str) -> String {
+        format!("http://{server}/debian")
     }
 
     fn show(&self, state: &str) -> Result<()> {
@@ -301,6 +386,8 @@ impl Archive {
             .lines()
             .count();
         let times = self.path("times");
+        // Whoever waits for the disk is not to wait for what another has written.
+        nix::unistd::sync();
         let began = Instant::now();
         let script = format!("export GNUPGHOME=$PWD/gnupg; {}", commands.join(" && "));
         let mut command = Command::new("/usr/bin/time");
@@ -413,10 +500,15 @@ fn without_epoch(name: &str) -> String {
     }
 }
 
-fn count_packages(work: &Path) -> Result<usize> {
+fn has_all_packages(work: &Path) -> Result<()> {
     let mut command = Command::new("find");
     command.arg(work).args(["-name", "*.deb", "-printf", "x\n"]);
-    Ok(succeeded(command)?.lines().count())
+    let count = succeeded(command)?.lines().count();
+    ensure!(
+        count >= PACKAGES,
+        "{count} of {PACKAGES} packages are there"
+    );
+    Ok(())
 }
 
 /// A closure over the whole index that the machine's own apt has.

@@ -31,7 +31,8 @@ use crate::progress::Meter;
 /// How to fetch. [`Default`] is right for a site's line; tests shorten the times.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Files at the same time, over all hosts.
+    /// Files at the same time, over all hosts, each over a connection of its own. Packages are small and upstream is some milliseconds away: this
+    /// many fill a site's line, and other mirror tools ask no fewer.
     pub parallel: usize,
     pub connect_timeout: Duration,
     /// The longest time without one byte.
@@ -46,7 +47,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            parallel: 8,
+            parallel: 20,
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(30),
             tries: 4,
