@@ -193,10 +193,10 @@ $(site)/env: FORCE | need-terraform apt-lab build collection $(venv)/bin/ansible
 site-env: root $(site)/env
 	@$(in_site) $(MAKE) --no-print-directory init
 
-# A locally built provider has no published checksum, so the lock file is made anew each time.
-init:
-	@rm -f terraform/lab/.terraform.lock.hcl
-	@terraform -chdir=terraform/lab init -input=false -reconfigure -backend-config="path=$(site)/terraform.tfstate" >$(site)/init.log 2>&1 || { cat $(site)/init.log; exit 1; }
+# A locally built provider has no published checksum: the lock file that names another build's is made anew. It is one for all labs.
+tf_init = terraform -chdir=terraform/lab init -input=false -reconfigure -backend-config="path=$(site)/terraform.tfstate" >$(site)/init.log 2>&1
+init: | target
+	@exec 9>target/init.lock; flock 9; $(tf_init) || { rm -f terraform/lab/.terraform.lock.hcl; $(tf_init); } || { cat $(site)/init.log; exit 1; }
 
 .PHONY: FORCE
 FORCE:

@@ -222,7 +222,7 @@ impl Wanted {
 
     /// What the account has of it.
     pub fn observe(&self, client: &mut Client) -> anyhow::Result<Found<Granted>> {
-        granted(client, &self.name, &self.host)
+        granted(client, &self.name, &self.host, Needs::of(&self.privileges))
             .with_context(|| format!("look up what {} may do", account(&self.name, &self.host)))
             .map(|found| found.map_or(Found::Absent, Found::Present))
     }
@@ -241,10 +241,30 @@ impl Wanted {
 pub struct Granted {
     /// Databases as patterns.
     privileges: BTreeMap<Object, BTreeSet<String>>,
-    /// Every privilege that can be granted globally.
+    /// Every privilege that can be granted globally; empty where [`Needs`] has it that nobody asks.
     global: BTreeSet<String>,
     /// `partial_revokes`: then names of databases are no patterns.
     literal_names: bool,
+}
+
+/// What must be known of the server itself to plan. A MySQL takes longer to say it than to say what an account may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Needs {
+    /// Every privilege there is: `ALL` stands for them.
+    global: bool,
+    /// Whether names of databases are patterns: one of them would be another as a pattern.
+    patterns: bool,
+}
+
+impl Needs {
+    fn of(privileges: &BTreeMap<Object, BTreeSet<String>>) -> Self {
+        Self {
+            global: privileges.values().any(|words| words.contains(ALL)),
+            patterns: privileges
+                .keys()
+                .any(|object| matches!(object, Object::Database(name) if escaped(name) != *name)),
+        }
+    }
 }
 
 /// The module.
@@ -285,7 +305,12 @@ impl Module for MysqlPrivileges {
 }
 
 /// `None`: there is no such account. In check mode an earlier task may be about to make it.
-fn granted(client: &mut Client, name: &str, host: &str) -> anyhow::Result<Option<Granted>> {
+fn granted(
+    client: &mut Client,
+    name: &str,
+    host: &str,
+    needs: Needs,
+) -> anyhow::Result<Option<Granted>> {
     let there = client.value(&format!(
         "SELECT COUNT(*) FROM mysql.user WHERE User = {} AND Host = {}",
         literal(name),
@@ -294,20 +319,20 @@ fn granted(client: &mut Client, name: &str, host: &str) -> anyhow::Result<Option
     if there == "0" {
         return Ok(None);
     }
-    // MariaDB does not know it.
-    let revokes = client.query("SHOW GLOBAL VARIABLES LIKE 'partial_revokes'")?;
     let mut granted = Granted {
-        literal_names: revokes.iter().any(|row| row.text(1) == "ON"),
+        literal_names: needs.patterns && revokes_partially(client)?,
         ..Granted::default()
     };
-    // The first column of these is the name, in lower case but for the dynamic ones.
-    for row in client.query("SHOW PRIVILEGES")? {
-        let name = row.text(0).to_ascii_uppercase();
-        if !matches!(name.as_str(), "USAGE" | "PROXY" | GRANT_OPTION) {
-            granted.global.insert(name);
+    if needs.global {
+        // The first column of these is the name, in lower case but for the dynamic ones.
+        for row in client.query("SHOW PRIVILEGES")? {
+            let name = row.text(0).to_ascii_uppercase();
+            if !matches!(name.as_str(), "USAGE" | "PROXY" | GRANT_OPTION) {
+                granted.global.insert(name);
+            }
         }
     }
-    // The server puts quotes around both parts and escapes nothing.
+    // The server puts quotes around both parts and escapes nothing. Compared as text, the user `App` would be taken for `app`.
     let grantee = literal(&format!("'{name}'@'{host}'"));
     for (table, columns) in [
         ("USER_PRIVILEGES", ""),
@@ -315,7 +340,7 @@ fn granted(client: &mut Client, name: &str, host: &str) -> anyhow::Result<Option
         ("TABLE_PRIVILEGES", ", TABLE_SCHEMA, TABLE_NAME"),
     ] {
         let rows = client.query(&format!(
-            "SELECT PRIVILEGE_TYPE, IS_GRANTABLE{columns} FROM information_schema.{table} WHERE GRANTEE = {grantee}"
+            "SELECT PRIVILEGE_TYPE, IS_GRANTABLE{columns} FROM information_schema.{table} WHERE CAST(GRANTEE AS BINARY) = {grantee}"
         ))?;
         for row in rows {
             let object = match (row.optional(2), row.optional(3)) {
@@ -337,6 +362,18 @@ fn granted(client: &mut Client, name: &str, host: &str) -> anyhow::Result<Option
     granted.privileges.retain(|_, set| !set.is_empty());
     Ok(Some(granted))
 }
+
+/// `partial_revokes`. MariaDB does not know it, nor does an old MySQL.
+fn revokes_partially(client: &mut Client) -> anyhow::Result<bool> {
+    match client.value("SELECT @@GLOBAL.partial_revokes") {
+        Ok(value) => Ok(value == "1"),
+        Err(error) if error.code() == Some(UNKNOWN_VARIABLE) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `ER_UNKNOWN_SYSTEM_VARIABLE`
+const UNKNOWN_VARIABLE: u16 = 1193;
 
 fn statements(
     who: &str,
@@ -487,6 +524,34 @@ mod tests {
         ];
         for (privileges, current, wanted) in cases {
             assert_eq!(lines(privileges.clone(), &current), wanted, "{privileges}");
+        }
+    }
+
+    #[test]
+    fn the_server_is_asked_only_for_what_the_plan_turns_on() {
+        for (privileges, global, patterns) in [
+            (serde_json::json!({}), false, false),
+            (serde_json::json!({"app.*": ["SELECT"]}), false, false),
+            (
+                serde_json::json!({"app.*": ["all privileges"]}),
+                true,
+                false,
+            ),
+            (serde_json::json!({"*.*": ["ALL"]}), true, false),
+            (serde_json::json!({"my_app.*": ["SELECT"]}), false, true),
+            (
+                serde_json::json!({"a%.*": ["ALL"], "b.*": ["SELECT"]}),
+                true,
+                true,
+            ),
+            // The name of a table, and that of its database beside it, is never a pattern.
+            (serde_json::json!({"my_app.my_t": ["SELECT"]}), false, false),
+        ] {
+            let params = serde_json::json!({"name": "app", "privileges": privileges});
+            let params: Params = serde_json::from_value(params).expect("params");
+            let wanted = Desired::try_from(params).expect("valid").wanted;
+            let needs = Needs { global, patterns };
+            assert_eq!(Needs::of(&wanted.privileges), needs, "{privileges}");
         }
     }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::client::Client;
 use crate::server::{Presence, Scope, Server, Statement, Target, usual_cluster};
-use crate::sql::{check_name, identifier, literal};
+use crate::sql::{check_name, identifier, literal, literals};
 
 /// Manage what a PostgreSQL role may do in a database
 ///
@@ -178,6 +178,9 @@ fn wanted(index: usize, grant: Grant) -> Result<Wanted, Invalid> {
     }
     if grant.names.as_ref().is_some_and(Vec::is_empty) {
         return invalid("names", "must not be empty".to_owned());
+    }
+    if grant.names.iter().flatten().any(|it| it.contains('\0')) {
+        return invalid("names", "must not hold a NUL".to_owned());
     }
     let known = grant.object_type.privileges();
     let mut privileges = BTreeSet::new();
@@ -378,6 +381,18 @@ fn promised(grant: &Grant, database: &str) -> Vec<Object> {
     }
 }
 
+/// Keeps what nobody asks for out of the answer: a schema may hold thousands of tables. A function may be asked for with its argument types, which
+/// only [`named`] understands.
+fn only(grant: &Grant, column: &str) -> String {
+    match (&grant.names, grant.object_type) {
+        (Some(names), Kind::Schema | Kind::Table | Kind::Sequence) => {
+            let names = literals(names.iter().map(String::as_str));
+            format!(" AND {column} IN {names}")
+        }
+        _ => String::new(),
+    }
+}
+
 /// Objects with their plain names. A function is found by its name and by its name with argument types.
 fn objects(
     client: &mut Client,
@@ -434,10 +449,11 @@ fn objects(
             ),
         ),
     };
+    let only = only(grant, name);
     let rows = client.query(&format!(
         "SELECT {name}, {sql}, (SELECT string_agg(privilege_type || CASE WHEN is_grantable THEN '*' ELSE '' END, ',')
                 FROM aclexplode(coalesce({acl}, acldefault('{letter}', {owner}))) WHERE grantee = {grantee})
-         FROM {from} ORDER BY 2"
+         FROM {from}{only} ORDER BY 2"
     ))?;
     Ok(rows
         .iter()
@@ -611,9 +627,42 @@ mod tests {
                 serde_json::json!({"object_type": "schema", "names": ["s"], "privileges": ["ALL"], "future_by": "o"}),
                 "grants[0].future_by",
             ),
+            (
+                serde_json::json!({"object_type": "table", "names": ["a", "b\u{0}"], "privileges": ["ALL"]}),
+                "grants[0].names",
+            ),
         ] {
             let error = desired(serde_json::json!({"grants": [grant]})).expect_err("invalid");
             assert_eq!(error.param, param);
+        }
+    }
+
+    #[test]
+    fn the_server_is_asked_for_the_named_objects_only() {
+        for (grant, condition) in [
+            (
+                serde_json::json!({"object_type": "table", "names": ["a", "o'k"]}),
+                " AND c IN ('a', 'o''k')",
+            ),
+            (
+                serde_json::json!({"object_type": "schema", "names": ["public"]}),
+                " AND c IN ('public')",
+            ),
+            (
+                serde_json::json!({"object_type": "sequence", "names": ["s"]}),
+                " AND c IN ('s')",
+            ),
+            (serde_json::json!({"object_type": "table"}), ""),
+            (serde_json::json!({"object_type": "database"}), ""),
+            (
+                serde_json::json!({"object_type": "function", "names": ["f(integer)"]}),
+                "",
+            ),
+        ] {
+            let mut grant = grant;
+            grant["privileges"] = serde_json::json!(["ALL"]);
+            let grant: Grant = serde_json::from_value(grant).expect("a grant");
+            assert_eq!(only(&grant, "c"), condition, "{grant:?}");
         }
     }
 

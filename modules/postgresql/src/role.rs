@@ -154,6 +154,7 @@ impl TryFrom<Params> for Desired {
 pub struct Role {
     attributes: [bool; ATTRIBUTES.len()],
     connection_limit: i32,
+    /// Empty where it is not asked for.
     member_of: BTreeSet<String>,
     /// Whether the stored verifier is the given password's.
     password_fits: bool,
@@ -195,11 +196,17 @@ impl Module for PostgresqlRole {
             Some(_) => ("pg_authid", "rolpassword"),
             None => ("pg_roles", "NULL"),
         };
-        let until = literal(wanted.valid_until.as_deref().unwrap_or("infinity"));
+        let until_fits = match &wanted.valid_until {
+            Some(until) => format!(
+                "coalesce(rolvaliduntil, 'infinity') = {}::timestamptz",
+                literal(until)
+            ),
+            None => "true".to_owned(),
+        };
         let rows = client
             .query(&format!(
                 "SELECT rolcanlogin, rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls, rolinherit, rolconnlimit,
-                        coalesce(rolvaliduntil, 'infinity') = {until}::timestamptz, {password}
+                        {until_fits}, {password}
                  FROM {table} WHERE rolname = {}",
                 literal(&desired.name)
             ))
@@ -207,15 +214,18 @@ impl Module for PostgresqlRole {
         let Some(row) = rows.first() else {
             return Ok(Found::Absent);
         };
-        let groups = client
-            .query(&format!(
-                "SELECT DISTINCT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
-                 WHERE r.rolname = {}",
-                literal(&desired.name)
-            ))
-            .with_context(|| format!("look up the groups of role {:?}", desired.name))?;
         let mut role = role_of(row);
-        role.member_of = groups.iter().map(|row| row.text(0).to_owned()).collect();
+        // It costs the server more than the role itself.
+        if wanted.member_of.is_some() {
+            let groups = client
+                .query(&format!(
+                    "SELECT DISTINCT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
+                     WHERE r.rolname = {}",
+                    literal(&desired.name)
+                ))
+                .with_context(|| format!("look up the groups of role {:?}", desired.name))?;
+            role.member_of = groups.iter().map(|row| row.text(0).to_owned()).collect();
+        }
         role.password_fits = wanted
             .password
             .is_some_and(|password| scram::matches(row.text(9), password.given.expose()));

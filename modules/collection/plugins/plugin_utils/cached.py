@@ -25,9 +25,11 @@ from ansible.vars.clean import remove_internal_keys
 
 try:
     # ansible-core 2.19 and newer
-    from ansible.module_utils.common.json import Direction, get_module_encoder
+    from ansible.module_utils.common.json import Direction, get_module_decoder, get_module_encoder
 
     _ENCODER = {'cls': get_module_encoder('legacy', Direction.CONTROLLER_TO_MODULE)}
+    # Ansible imports it when a result is parsed, which is in a worker: each task would do it anew.
+    get_module_decoder('legacy', Direction.MODULE_TO_CONTROLLER)
     _PARSE = ('legacy',)
 
     def _untrusted(data):
