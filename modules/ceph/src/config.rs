@@ -215,6 +215,14 @@ fn plan(desired: &Desired, current: &Current) -> Vec<Step> {
     steps
 }
 
+/// An option that we have set and that is not set. OSDs that schedule by mClock, the default since Ceph 17, remove those of the other scheduler.
+fn taken_back<'a>(
+    set: &'a BTreeSet<(String, String)>,
+    options: &BTreeMap<(String, String), String>,
+) -> Option<&'a (String, String)> {
+    set.iter().find(|key| !options.contains_key(*key))
+}
+
 /// Ceph stores `1G` as 1073741824, `1` as true and 0.05 as 0.050000.
 pub(crate) fn is_same(a: &str, b: &str) -> bool {
     let (a, b) = (a.trim(), b.trim());
@@ -304,6 +312,12 @@ impl Module for CephConfig {
                 .map(|it| it.name.clone())
                 .collect();
             current.options = dump.into_iter().map(|it| (it.key(), it.value)).collect();
+            if let Some((section, name)) = taken_back(&self.set, &current.options) {
+                anyhow::bail!(
+                    "{name} of {section} was set and is gone again: since Ceph 17, OSDs that schedule by mClock decide on it themselves. Set osd_op_queue \
+                     to wpq before they start, or osd_mclock_override_recovery_settings to true"
+                );
+            }
         }
         if !desired.flags.is_empty() {
             let map: OsdMap = self.cluster.ask(&["osd", "dump"])?;
@@ -360,6 +374,20 @@ mod tests {
 
     fn try_desired(json: serde_json::Value) -> Result<Desired, Invalid> {
         Desired::try_from(serde_json::from_value::<Params>(json).unwrap())
+    }
+
+    #[test]
+    fn an_option_that_does_not_stay_is_found() {
+        let key = |name: &str| ("osd".to_owned(), name.to_owned());
+        let set = BTreeSet::from([key("osd_max_backfills"), key("osd_memory_target")]);
+        let both = BTreeMap::from([
+            (key("osd_max_backfills"), "8".to_owned()),
+            (key("osd_memory_target"), "1".to_owned()),
+        ]);
+        assert_eq!(taken_back(&set, &both), None);
+        let one = BTreeMap::from([(key("osd_memory_target"), "1".to_owned())]);
+        assert_eq!(taken_back(&set, &one), Some(&key("osd_max_backfills")));
+        assert_eq!(taken_back(&BTreeSet::new(), &one), None);
     }
 
     #[test]
