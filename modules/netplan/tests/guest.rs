@@ -374,11 +374,17 @@ fn another_file_for_the_interface_steps_aside_and_comes_back() {
         return;
     };
     wait_for("first boot address", 20, || guest.answers(FIRST_BOOT));
+    // What is read anew while networkd is still busy with the interface may not reach it.
+    wait_for("networkd at rest", 20, || {
+        guest
+            .sh("networkctl status enp0s3")
+            .contains("(configured)")
+    });
     guest.sh(
         "printf 'network: {version: 2, ethernets: {enp0s3: {addresses: [192.168.10.80/24]}}}' > /etc/netplan/50-cloud-init.yaml
          chmod 600 /etc/netplan/*; /lib/netplan/generate; networkctl reload",
     );
-    wait_for("the other file's address", 10, || {
+    wait_for("the other file's address", 60, || {
         guest.answers("192.168.10.80")
     });
     let desired = usual();

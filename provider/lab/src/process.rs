@@ -236,6 +236,21 @@ pub(crate) fn supervisor(pid: i32) -> Option<Supervisor> {
     })
 }
 
+/// The systemd-nspawn that was started just now; `None` if it has ended. The kernel lets go of who started a program a moment before it gives the
+/// process the program's name and arguments, and on a busy machine a moment may be long.
+pub(crate) fn started(pid: i32, deadline: Instant) -> Option<Supervisor> {
+    loop {
+        if let Some(supervisor) = supervisor(pid).filter(|it| !it.arguments.is_empty()) {
+            return Some(supervisor);
+        }
+        Process::find(pid)?;
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn pids() -> Result<Vec<i32>> {
     let entries =
         fs::read_dir("/proc").map_err(|error| Error::io("list processes in /proc", error))?;
@@ -320,6 +335,36 @@ mod tests {
         for (line, environment, lab) in cases {
             assert_eq!(of(line, environment).as_deref(), lab, "{line}");
         }
+    }
+
+    #[test]
+    fn a_program_without_its_name_yet_is_waited_for_and_one_that_has_ended_is_not() {
+        use std::io::Write as _;
+        use std::process::{Command, Stdio};
+
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let program = directory.path().join(SUPERVISOR);
+        fs::copy("/bin/sleep", &program).expect("copies");
+        let mut child = Command::new("sh")
+            .args(["-c", "read -r _; exec \"$0\" 600"])
+            .arg(&program)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let pid = i32::try_from(child.id()).expect("pids are small");
+        assert!(supervisor(pid).is_none(), "it is a shell yet");
+        let mut input = child.stdin.take().expect("it is piped");
+        let until = Instant::now() + Duration::from_secs(60);
+        let found = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| started(pid, until));
+            std::thread::sleep(Duration::from_millis(50));
+            input.write_all(b"\n").expect("writes");
+            waits.join().expect("does not panic")
+        });
+        child.kill().expect("is ours");
+        child.wait().expect("is ours");
+        assert_eq!(found.map(|it| it.process.pid), Some(pid));
+        assert!(started(pid, until).is_none(), "it has ended");
     }
 
     #[test]

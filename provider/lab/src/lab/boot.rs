@@ -88,12 +88,14 @@ impl Lab {
             }
         };
         let deadline = Instant::now() + LAUNCH_PATIENCE;
+        let ended = || failed("systemd-nspawn ended at once");
+        let supervisor = process::started(pid, deadline).ok_or_else(ended)?;
         loop {
-            let Some(supervisor) = process::supervisor(pid) else {
-                return Err(failed("systemd-nspawn ended at once"));
-            };
             if let Some(leader) = supervisor.leader() {
                 return Ok(leader);
+            }
+            if !supervisor.process.is_alive() {
+                return Err(ended());
             }
             if Instant::now() >= deadline {
                 return Err(failed("its first process did not appear in time"));
