@@ -300,6 +300,10 @@ fn proxy(lab: &Lab, address: &str, port: u16) -> Result<()> {
         },
     };
     let connection = lab.connect(SocketAddr::new(address, port), Duration::from_secs(10))?;
+    // ssh sends small packets one after another and cannot ask for this itself: all that it holds is our pipe.
+    connection
+        .set_nodelay(true)
+        .context("send small packets at once")?;
     // A VM whose plug was pulled says nothing any more: without this the caller would wait for it for ever.
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(5))
