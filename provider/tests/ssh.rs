@@ -18,6 +18,7 @@ use terraform_provider_ondol::engine::{Connector, direct_connector};
 use terraform_provider_ondol::ssh::{
     self, Credential, Error, Exit, HostKeyError, HostKeyPolicy, Limits, Pool, Secret, Target,
 };
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const ROOT_PASSWORD: &str = "correct horse";
@@ -81,6 +82,11 @@ fn possible() -> bool {
 
 impl Sshd {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With further lines of configuration.
+    fn start_with(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -119,7 +125,7 @@ impl Sshd {
             format!(
                 "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host_ed25519\nHostKey {0}/host_rsa\nUsePAM no\n\
                  PermitRootLogin yes\nPasswordAuthentication yes\nKbdInteractiveAuthentication no\nStrictModes no\n\
-                 AuthorizedKeysFile {0}/authorized_keys\nPidFile none\nMaxStartups 100\n",
+                 AuthorizedKeysFile {0}/authorized_keys\nPidFile none\nMaxStartups 100\n{more}\n",
                 dir.path().display()
             ),
         )
@@ -443,6 +449,57 @@ async fn commands_carry_input_output_and_how_they_ended() {
         error.to_string().contains("write /proc/nowhere/x"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_command_waits_for_a_session_where_the_server_has_no_more_on_a_connection() {
+    if !possible() {
+        return;
+    }
+    let server = Sshd::start_with("MaxSessions 3");
+    let target = server.target("root", vec![server.key("plain")]);
+    let connection = Arc::new(connect(&target).await.unwrap());
+    let held = connection
+        .hold("hold", "echo held; cat", &limits())
+        .await
+        .unwrap();
+    let commands: JoinSet<_> = (0..60)
+        .map(|_| {
+            let connection = connection.clone();
+            async move { connection.exec("say", "echo it", b"", &limits()).await }
+        })
+        .collect();
+    for output in commands.join_all().await {
+        assert_eq!(output.unwrap().stdout, b"it\n");
+    }
+    drop(held);
+
+    // As long as commands run there will be one.
+    let server = Sshd::start_with("MaxSessions 1");
+    let target = server.target("root", vec![server.key("plain")]);
+    let connection = Arc::new(connect(&target).await.unwrap());
+    let slow = connection.clone();
+    let slow = tokio::spawn(async move { slow.exec("wait", "sleep 6", b"", &limits()).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let quick = connection.exec("say", "echo it", b"", &limits()).await;
+    assert_eq!(quick.unwrap().stdout, b"it\n");
+    slow.await.unwrap().unwrap();
+
+    // Refused for good: the error says so long before the command's own deadline.
+    let server = Sshd::start_with("MaxSessions 0");
+    let target = server.target("root", vec![server.key("plain")]);
+    let connection = connect(&target).await.unwrap();
+    for refused in [
+        connection
+            .exec("say", "echo it", b"", &limits())
+            .await
+            .err(),
+        connection.hold("say", "echo it", &limits()).await.err(),
+    ] {
+        let error = refused.expect("the server opens no session");
+        assert!(matches!(error, Error::NoSession { .. }), "{error}");
+        assert!(error.to_string().contains("MaxSessions"), "{error}");
+    }
 }
 
 #[tokio::test]

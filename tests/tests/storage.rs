@@ -70,6 +70,9 @@ fn stage_6_keeps_three_copies_and_gives_them_to_clients_on_other_machines() -> R
     step("a share comes and goes, and each time the second run changes nothing");
     a_share_comes_and_goes(&site)?;
 
+    step("an NFS server that Ceph has shut out serves again");
+    an_evicted_nfs_server_comes_back(&site)?;
+
     step("hosts are lost under writes");
     drill(
         &site,
@@ -103,6 +106,30 @@ fn stage_6_keeps_three_copies_and_gives_them_to_clients_on_other_machines() -> R
         TAKEN_APART
     );
     nothing_changed(&site.must(&format!("{STAGE} --limit ceph"))?, 3)
+}
+
+/// As Ceph does with an NFS server that was silent for too long, or held others up.
+fn an_evicted_nfs_server_comes_back(site: &Site) -> Result<()> {
+    let server = "storage-server-01";
+    let told = site.shell(server, "ceph tell mds.0 client ls 2>/dev/null")?;
+    let sessions: Value = serde_json::from_str(&told).context("parse the sessions")?;
+    let of_ganesha = |it: &&Value| {
+        let metadata = &it["client_metadata"];
+        metadata["hostname"] == server && metadata["uuid"].is_string()
+    };
+    let session = sessions.as_array().into_iter().flatten().find(of_ganesha);
+    let id = &session.context("the NFS server has a session")?["id"];
+    let file = format!("nfs://{server}/shared/evicted?version=4");
+    let write = format!("date >/root/in && timeout 20 nfs-cp /root/in '{file}'");
+    site.shell("multi-cloud-admin", &write)?;
+    site.shell(server, &format!("ceph tell mds.0 client evict id={id}"))?;
+    // Ganesha restarts, and keeps what is there for the clients of before for up to 90 s.
+    let again =
+        format!("for n in $(seq 120); do if {write}; then exit 0; fi; sleep 1; done; exit 1");
+    site.shell("multi-cloud-admin", &again)?;
+    let read = format!("timeout 20 nfs-cp '{file}' /root/out && cmp /root/in /root/out");
+    site.shell("multi-cloud-admin", &read)?;
+    nothing_changed(&site.must(&format!("{STAGE} --limit nfs"))?, 2)
 }
 
 /// Runs a drill, which must come to its end with every check passed and as many events.

@@ -25,6 +25,8 @@ use plan::{plan, refusal};
 /// The kernel's server takes part in a machine's page cache and is the first choice for a local directory; where the kernel has none, as in a
 /// container, or for CephFS, it is NFS-Ganesha with NFS version 4. The steps say which. A new configuration of Ganesha is tried by a second server on
 /// another port before it replaces the old one; with the kernel's server, exportfs judges, and the old file comes back if it refuses.
+/// A Ganesha that Ceph has shut out, as it does with one that was silent or held others up for too long, never finds back by itself: a unit beside it,
+/// C(nfs-ganesha-evicted.service), restarts it.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
@@ -247,6 +249,8 @@ pub struct Current {
     /// Text of Ganesha's configuration.
     main: Option<String>,
     unit: Unit,
+    /// The unit beside a Ganesha that exports CephFS, and its text.
+    watch: (Unit, Option<String>),
     /// When the newest of these was written, in seconds since 1970.
     written_at: u64,
 }
@@ -273,6 +277,10 @@ pub enum Step {
     Enable(Server),
     Start(Server),
     Restart(Server),
+    /// With a running Ganesha.
+    Watch {
+        text: String,
+    },
     /// `exportfs -ra`.
     Publish,
 }
@@ -297,9 +305,18 @@ impl fmt::Display for Step {
             Self::Enable(server) => write!(f, "enable {}", of(server)),
             Self::Start(server) => write!(f, "start {}", of(server)),
             Self::Restart(server) => write!(f, "restart {} with its new exports", of(server)),
+            Self::Watch { .. } => write!(
+                f,
+                "write and start {WATCH}, which restarts NFS-Ganesha when Ceph has shut it out"
+            ),
             Self::Publish => write!(f, "let the kernel's NFS server know"),
         }
     }
 }
 
 const MAIN: &str = "/etc/ganesha/ganesha.conf";
+const WATCH: &str = "nfs-ganesha-evicted.service";
+
+fn watch_file() -> PathBuf {
+    Path::new("/etc/systemd/system").join(WATCH)
+}

@@ -1,11 +1,13 @@
 //! One SSH connection: opening it, running commands on it, writing files through it.
 //!
-//! Every wait has a deadline and listens for Terraform's stop. Nothing is retried here.
+//! Every wait has a deadline and listens for Terraform's stop. Nothing is retried here but the opening of a session on a connection whose
+//! server has, for the moment, as many as it allows.
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use russh::client::{self, Handle};
 use russh::keys::{Algorithm, PublicKey};
@@ -21,6 +23,10 @@ use crate::engine::Connector;
 const WINDOW: u32 = 128 * 1024;
 const MAX_OUTPUT: usize = 8 * 1024 * 1024;
 const STDIN_CHUNK: usize = 32 * 1024;
+/// How long a server may go on saying that it opens no session while no command runs. It counts a session until it has seen the channel
+/// closed from both sides, so that it refuses some of many quick commands.
+const SESSION_PATIENCE: Duration = Duration::from_secs(5);
+const SESSION_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long an act may take, and what ends it early.
 #[derive(Debug, Clone)]
@@ -101,6 +107,8 @@ pub struct Connection {
     handle: Handle<Verifier>,
     address: SocketAddr,
     user: String,
+    /// How many commands run on it that end by themselves, unlike a [`Hold`]'s.
+    commands: AtomicUsize,
 }
 
 /// Judges the host's key. The judgement is kept aside because russh folds a refusal into "unknown key".
@@ -203,6 +211,7 @@ pub(super) async fn connect(
             handle,
             address: target.address,
             user: target.user.clone(),
+            commands: AtomicUsize::new(0),
         })
     };
     bounded(opening, limits, target.address, "opening an SSH connection").await
@@ -258,8 +267,7 @@ impl Connection {
 
     async fn hold_unbounded(&self, act: &str, command: &str) -> Result<Hold, Error> {
         let lost = |error: russh::Error| self.lost(act, error);
-        let channel = self.handle.channel_open_session().await.map_err(lost)?;
-        let (mut read, write) = channel.split();
+        let (mut read, write) = self.open_session(act).await?.split();
         write.exec(true, command).await.map_err(lost)?;
         let (mut words, mut status) = (Vec::new(), 255);
         while let Some(message) = read.wait().await {
@@ -363,8 +371,8 @@ impl Connection {
         stdin: &[u8],
     ) -> Result<Output, Error> {
         let lost = |error: russh::Error| self.lost(act, error);
-        let channel = self.handle.channel_open_session().await.map_err(lost)?;
-        let (mut read, write) = channel.split();
+        let (mut read, write) = self.open_session(act).await?.split();
+        let _counted = Counted::new(&self.commands);
         write.exec(true, command).await.map_err(lost)?;
         let feed = async {
             for chunk in stdin.chunks(STDIN_CHUNK) {
@@ -424,6 +432,30 @@ impl Connection {
         }
     }
 
+    /// Waits for a session where the server has as many as it allows: as long as commands run on this connection, whose sessions will be
+    /// free, and a little longer.
+    async fn open_session(&self, act: &str) -> Result<russh::Channel<client::Msg>, Error> {
+        use russh::ChannelOpenFailure::{ConnectFailed, ResourceShortage};
+        let mut last_hope = Instant::now();
+        loop {
+            match self.handle.channel_open_session().await {
+                // OpenSSH says the former, which is meant for forwarded connections; the latter is the protocol's word for it (RFC 4254, 5.1).
+                Err(russh::Error::ChannelOpenFailure(ConnectFailed | ResourceShortage)) => {}
+                answer => return answer.map_err(|error| self.lost(act, error)),
+            }
+            if self.commands.load(Ordering::Relaxed) > 0 {
+                last_hope = Instant::now();
+            } else if last_hope.elapsed() > SESSION_PATIENCE {
+                return Err(Error::NoSession {
+                    address: self.address,
+                    act: act.to_owned(),
+                    after: SESSION_PATIENCE,
+                });
+            }
+            tokio::time::sleep(SESSION_PAUSE).await;
+        }
+    }
+
     fn lost(&self, act: &str, error: russh::Error) -> Error {
         Error::Lost {
             address: self.address,
@@ -437,6 +469,22 @@ impl Connection {
             .handle
             .disconnect(Disconnect::ByApplication, "", "en")
             .await;
+    }
+}
+
+/// One of a number of things, for as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(number: &'a AtomicUsize) -> Self {
+        number.fetch_add(1, Ordering::Relaxed);
+        Self(number)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -111,6 +111,15 @@ pub enum Error {
         act: String,
         reason: String,
     },
+    #[error(
+        "{address} opened no session for {act} within {} s, although the connection to it is open. \
+         Its SSH server's MaxSessions is the number of sessions that it allows on one connection", .after.as_secs()
+    )]
+    NoSession {
+        address: SocketAddr,
+        act: String,
+        after: Duration,
+    },
     #[error("{act} on {address} did not end within {} s", .after.as_secs())]
     Deadline {
         address: SocketAddr,

@@ -174,6 +174,7 @@ impl Module for NfsExport {
             exports: exports(server)?,
             main,
             unit: service::unit(server.unit())?,
+            watch: (service::unit(WATCH)?, file::read(&watch_file())?),
             written_at: newest.into_iter().max().unwrap_or_default(),
         };
         match refusal(desired, &current) {
@@ -214,6 +215,12 @@ impl Module for NfsExport {
             Step::Enable(server) => service::systemctl(&["enable", "--quiet", server.unit()]),
             Step::Start(server) => service::systemctl(&["start", server.unit()]),
             Step::Restart(server) => service::systemctl(&["restart", server.unit()]),
+            Step::Watch { text } => {
+                file::write(&watch_file(), text, 0o644)?;
+                service::systemctl(&["daemon-reload"])?;
+                service::systemctl(&["enable", "--quiet", WATCH])?;
+                service::systemctl(&["restart", WATCH])
+            }
             Step::Publish => publish(),
         }
     }
@@ -237,6 +244,11 @@ impl Module for NfsExport {
                 Step::WriteMain { text } => Some(TextDiff::new(
                     MAIN,
                     current.main.clone().unwrap_or_default(),
+                    text,
+                )),
+                Step::Watch { text } => Some(TextDiff::new(
+                    &watch_file().display().to_string(),
+                    current.watch.1.clone().unwrap_or_default(),
                     text,
                 )),
                 _ => None,

@@ -90,6 +90,18 @@ pub(super) fn plan(desired: &Desired, current: &Current) -> Vec<Step> {
             _ => {}
         }
     }
+    if server == Server::Ganesha
+        && let Some(Export {
+            cephfs: Some(_), ..
+        }) = &desired.export
+    {
+        let (unit, text) = &current.watch;
+        if text.as_deref() != Some(WATCH_TEXT) || !unit.enabled || !unit.active {
+            steps.push(Step::Watch {
+                text: WATCH_TEXT.to_owned(),
+            });
+        }
+    }
     steps
 }
 
@@ -168,6 +180,22 @@ pub(super) fn ganesha_text(export: &Export, id: u16) -> String {
         export.path, export.pseudo
     )
 }
+
+/// What Ganesha logs for every request of its clients once Ceph has shut it out is ESHUTDOWN's text. A restart of Ganesha restarts this unit too.
+pub(super) const WATCH_TEXT: &str = "# Managed by ondol.cloud.nfs_export.
+[Unit]
+Description=Restart NFS-Ganesha when Ceph has shut it out
+BindsTo=nfs-ganesha.service
+PartOf=nfs-ganesha.service
+After=nfs-ganesha.service
+
+[Service]
+ExecStart=/bin/sh -c 'tail -n 0 -F /var/log/ganesha/ganesha.log | { grep -q -m 1 \"transport endpoint shutdown\" && systemctl --no-block restart nfs-ganesha.service; }'
+Restart=always
+
+[Install]
+WantedBy=nfs-ganesha.service
+";
 
 /// Version 4 alone needs no port mapper, no lock and no mount daemon.
 pub(super) fn main_text(names: &BTreeSet<&str>) -> String {

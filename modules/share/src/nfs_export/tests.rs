@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::plan::{complaint, ganesha_text, kernel_text, main_text, trial_text};
+use super::plan::{WATCH_TEXT, complaint, ganesha_text, kernel_text, main_text, trial_text};
 use super::*;
 
 fn desired(change: Value) -> Result<Desired, Invalid> {
@@ -99,6 +99,20 @@ fn an_export_is_made_changed_left_alone_and_removed() {
     let wider = json!({"clients": [{"hosts": "10.0.0.0/24"}]});
     let absent = json!({"state": "absent"});
     let kernel_line = kernel_text(&export(json!({})));
+    let cephfs = json!({"cephfs": {"filesystem": "shared", "user": "nfs"}});
+    let cephfs_text = ganesha_text(&export(cephfs.clone()), 1);
+    let watched = |active| {
+        let unit = Unit {
+            active,
+            enabled: true,
+            started_at: 20,
+        };
+        Current {
+            watch: (unit, Some(WATCH_TEXT.to_owned())),
+            ..ganesha("team", &cephfs_text)
+        }
+    };
+    let watch = "write and start nfs-ganesha-evicted.service, which restarts NFS-Ganesha when Ceph has shut it out";
     let late = Current {
         written_at: 30,
         ..ganesha("team", TEAM)
@@ -115,6 +129,20 @@ fn an_export_is_made_changed_left_alone_and_removed() {
             ],
         ),
         (json!({}), ganesha("team", TEAM), vec![]),
+        (
+            cephfs.clone(),
+            Current::default(),
+            vec![
+                "create the export team of NFS-Ganesha",
+                "write /etc/ganesha/ganesha.conf",
+                "enable NFS-Ganesha",
+                "start NFS-Ganesha",
+                watch,
+            ],
+        ),
+        (cephfs.clone(), watched(true), vec![]),
+        (cephfs.clone(), watched(false), vec![watch]),
+        (cephfs.clone(), ganesha("team", &cephfs_text), vec![watch]),
         // Killed before the restart.
         (
             json!({}),
@@ -158,7 +186,7 @@ fn an_export_is_made_changed_left_alone_and_removed() {
         ),
         // A file system of Ceph's is Ganesha's, whatever the kernel has.
         (
-            json!({"cephfs": {"filesystem": "shared", "user": "nfs"}}),
+            cephfs,
             Current {
                 has_kernel_server: true,
                 ..ganesha("team", TEAM)
@@ -166,6 +194,7 @@ fn an_export_is_made_changed_left_alone_and_removed() {
             vec![
                 "change the export team of NFS-Ganesha",
                 "restart NFS-Ganesha with its new exports",
+                watch,
             ],
         ),
     ] {
