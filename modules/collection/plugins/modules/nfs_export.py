@@ -13,10 +13,12 @@ module: nfs_export
 short_description: Export a directory or a Ceph file system by NFS, or stop to
 version_added: 0.1.0
 description:
-- The kernel's server takes part in a machine's page cache and is the first choice for a local directory;
+- 'The kernel''s server takes part in a machine''s page cache and is the first choice for a local directory;
   where the kernel has none, as in a container, or for CephFS, it is NFS-Ganesha with NFS version 4. The
   steps say which. A new configuration of Ganesha is tried by a second server on another port before it
-  replaces the old one; with the kernel's server, exportfs judges, and the old file comes back if it refuses.
+  replaces the old one; with the kernel''s server, exportfs judges, and the old file comes back if it
+  refuses. A Ganesha that Ceph has shut out, as it does with one that was silent or held others up for too
+  long, never finds back by itself: a unit beside it, C(nfs-ganesha-evicted.service), restarts it.'
 author:
 - Ondol contributors (@ondol)
 options:
