@@ -26,7 +26,7 @@ use plan::{plan, refusal};
 /// container, or for CephFS, it is NFS-Ganesha with NFS version 4. The steps say which. A new configuration of Ganesha is tried by a second server on
 /// another port before it replaces the old one; with the kernel's server, exportfs judges, and the old file comes back if it refuses.
 /// A Ganesha that Ceph has shut out, as it does with one that was silent or held others up for too long, never finds back by itself: a unit beside it,
-/// C(nfs-ganesha-evicted.service), restarts it.
+/// C(nfs-ganesha-evicted.service), restarts it. As after every start, nobody opens a file until the clients of before have had their time to come back (90 s).
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
@@ -249,9 +249,17 @@ pub struct Current {
     /// Text of Ganesha's configuration.
     main: Option<String>,
     unit: Unit,
-    /// The unit beside a Ganesha that exports CephFS, and its text.
-    watch: (Unit, Option<String>),
+    watch: Watch,
     /// When the newest of these was written, in seconds since 1970.
+    written_at: u64,
+}
+
+/// The unit beside a Ganesha that exports CephFS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Watch {
+    unit: Unit,
+    text: Option<String>,
+    /// In seconds since 1970.
     written_at: u64,
 }
 
@@ -281,6 +289,7 @@ pub enum Step {
     Watch {
         text: String,
     },
+    Unwatch,
     /// `exportfs -ra`.
     Publish,
 }
@@ -309,6 +318,7 @@ impl fmt::Display for Step {
                 f,
                 "write and start {WATCH}, which restarts NFS-Ganesha when Ceph has shut it out"
             ),
+            Self::Unwatch => write!(f, "stop and remove {WATCH}"),
             Self::Publish => write!(f, "let the kernel's NFS server know"),
         }
     }

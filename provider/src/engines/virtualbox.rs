@@ -129,6 +129,10 @@ impl Transport for SshTransport {
 }
 
 fn remedy(error: &ssh::Error) -> String {
+    if matches!(error, ssh::Error::NoSession { .. }) {
+        return "Set MaxSessions in the host's sshd_config to 10, which is OpenSSH's own, or more"
+            .to_owned();
+    }
     match error.attribute() {
         Some(attribute) => format!("Check ssh.{attribute} of the host"),
         None => "Check that the host is on and that its SSH server answers".to_owned(),

@@ -26,7 +26,8 @@ const STDIN_CHUNK: usize = 32 * 1024;
 /// How long a server may go on saying that it opens no session while no command runs. It counts a session until it has seen the channel
 /// closed from both sides, so that it refuses some of many quick commands.
 const SESSION_PATIENCE: Duration = Duration::from_secs(5);
-const SESSION_PAUSE: Duration = Duration::from_millis(20);
+/// Between two questions for a session, at first and at most: a server writes each refusal into its log.
+const SESSION_PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
 /// How long an act may take, and what ends it early.
 #[derive(Debug, Clone)]
@@ -437,6 +438,7 @@ impl Connection {
     async fn open_session(&self, act: &str) -> Result<russh::Channel<client::Msg>, Error> {
         use russh::ChannelOpenFailure::{ConnectFailed, ResourceShortage};
         let mut last_hope = Instant::now();
+        let [mut pause, longest] = SESSION_PAUSES;
         loop {
             match self.handle.channel_open_session().await {
                 // OpenSSH says the former, which is meant for forwarded connections; the latter is the protocol's word for it (RFC 4254, 5.1).
@@ -452,7 +454,8 @@ impl Connection {
                     after: SESSION_PATIENCE,
                 });
             }
-            tokio::time::sleep(SESSION_PAUSE).await;
+            tokio::time::sleep(pause).await;
+            pause = longest.min(pause * 2);
         }
     }
 

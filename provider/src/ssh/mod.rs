@@ -112,8 +112,8 @@ pub enum Error {
         reason: String,
     },
     #[error(
-        "{address} opened no session for {act} within {} s, although the connection to it is open. \
-         Its SSH server's MaxSessions is the number of sessions that it allows on one connection", .after.as_secs()
+        "{address} opened no session for {act} on an open connection, where no command had run for {} s. \
+         MaxSessions in the sshd_config there is the number of sessions that one connection may have", .after.as_secs()
     )]
     NoSession {
         address: SocketAddr,

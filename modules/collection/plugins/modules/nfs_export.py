@@ -18,7 +18,8 @@ description:
   steps say which. A new configuration of Ganesha is tried by a second server on another port before it
   replaces the old one; with the kernel''s server, exportfs judges, and the old file comes back if it
   refuses. A Ganesha that Ceph has shut out, as it does with one that was silent or held others up for too
-  long, never finds back by itself: a unit beside it, C(nfs-ganesha-evicted.service), restarts it.'
+  long, never finds back by itself: a unit beside it, C(nfs-ganesha-evicted.service), restarts it. As after
+  every start, nobody opens a file until the clients of before have had their time to come back (90 s).'
 author:
 - Ondol contributors (@ondol)
 options:

@@ -174,7 +174,11 @@ impl Module for NfsExport {
             exports: exports(server)?,
             main,
             unit: service::unit(server.unit())?,
-            watch: (service::unit(WATCH)?, file::read(&watch_file())?),
+            watch: Watch {
+                unit: service::unit(WATCH)?,
+                text: file::read(&watch_file())?,
+                written_at: service::written_at(&watch_file())?,
+            },
             written_at: newest.into_iter().max().unwrap_or_default(),
         };
         match refusal(desired, &current) {
@@ -214,12 +218,24 @@ impl Module for NfsExport {
             Step::WriteMain { text } => file::write(Path::new(MAIN), text, 0o644),
             Step::Enable(server) => service::systemctl(&["enable", "--quiet", server.unit()]),
             Step::Start(server) => service::systemctl(&["start", server.unit()]),
-            Step::Restart(server) => service::systemctl(&["restart", server.unit()]),
+            Step::Restart(server) => {
+                service::systemctl(&["restart", server.unit()])?;
+                // That restarts the watch too, but does not wait for it.
+                if *server == Server::Ganesha && watch_file().exists() {
+                    service::systemctl(&["start", WATCH])?;
+                }
+                Ok(())
+            }
             Step::Watch { text } => {
                 file::write(&watch_file(), text, 0o644)?;
                 service::systemctl(&["daemon-reload"])?;
                 service::systemctl(&["enable", "--quiet", WATCH])?;
                 service::systemctl(&["restart", WATCH])
+            }
+            Step::Unwatch => {
+                service::systemctl(&["disable", "--quiet", "--now", WATCH])?;
+                remove(&watch_file())?;
+                service::systemctl(&["daemon-reload"])
             }
             Step::Publish => publish(),
         }
@@ -248,8 +264,13 @@ impl Module for NfsExport {
                 )),
                 Step::Watch { text } => Some(TextDiff::new(
                     &watch_file().display().to_string(),
-                    current.watch.1.clone().unwrap_or_default(),
+                    current.watch.text.clone().unwrap_or_default(),
                     text,
+                )),
+                Step::Unwatch => Some(TextDiff::new(
+                    &watch_file().display().to_string(),
+                    current.watch.text.clone().unwrap_or_default(),
+                    "",
                 )),
                 _ => None,
             })

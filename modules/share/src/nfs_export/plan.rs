@@ -90,19 +90,26 @@ pub(super) fn plan(desired: &Desired, current: &Current) -> Vec<Step> {
             _ => {}
         }
     }
-    if server == Server::Ganesha
-        && let Some(Export {
-            cephfs: Some(_), ..
-        }) = &desired.export
-    {
-        let (unit, text) = &current.watch;
-        if text.as_deref() != Some(WATCH_TEXT) || !unit.enabled || !unit.active {
-            steps.push(Step::Watch {
-                text: WATCH_TEXT.to_owned(),
-            });
-        }
+    if server == Server::Ganesha && (wanted.is_some() || removes) {
+        let others = current.exports.iter().filter(|(other, _)| **other != name);
+        let mut texts = others.map(|(_, text)| text).chain(&wanted);
+        let exports_cephfs = texts.any(|text| text.contains(CEPHFS));
+        steps.extend(watch(exports_cephfs, &current.watch));
     }
     steps
+}
+
+fn watch(is_wanted: bool, watch: &Watch) -> Option<Step> {
+    if !is_wanted {
+        return watch.text.is_some().then_some(Step::Unwatch);
+    }
+    let runs = watch.unit.enabled
+        && watch.unit.active
+        && !watch.unit.is_older_than(watch.written_at)
+        && watch.text.as_deref() == Some(WATCH_TEXT);
+    (!runs).then(|| Step::Watch {
+        text: WATCH_TEXT.to_owned(),
+    })
 }
 
 /// The number that the export has, or the lowest that is free.
@@ -123,6 +130,8 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
+/// A line of an export.
+const CEPHFS: &str = "    Name = CEPH;\n";
 const HEADER: &str = "# Managed by ondol.cloud.nfs_export.\n";
 
 /// A line of exports(5).
@@ -151,7 +160,7 @@ pub(super) fn ganesha_text(export: &Export, id: u16) -> String {
     let fsal = match &export.cephfs {
         None => "    Name = VFS;\n".to_owned(),
         Some(cephfs) => format!(
-            "    Name = CEPH;\n    Filesystem = \"{}\";\n    User_Id = \"{}\";\n",
+            "{CEPHFS}    Filesystem = \"{}\";\n    User_Id = \"{}\";\n",
             cephfs.filesystem, cephfs.user
         ),
     };
@@ -181,7 +190,8 @@ pub(super) fn ganesha_text(export: &Export, id: u16) -> String {
     )
 }
 
-/// What Ganesha logs for every request of its clients once Ceph has shut it out is ESHUTDOWN's text. A restart of Ganesha restarts this unit too.
+/// What Ganesha logs for every request once Ceph has shut it out: the text of ESHUTDOWN (4.3 does, which was tried) or its number (as older ones are
+/// known to). A restart of Ganesha restarts this unit too.
 pub(super) const WATCH_TEXT: &str = "# Managed by ondol.cloud.nfs_export.
 [Unit]
 Description=Restart NFS-Ganesha when Ceph has shut it out
@@ -190,7 +200,7 @@ PartOf=nfs-ganesha.service
 After=nfs-ganesha.service
 
 [Service]
-ExecStart=/bin/sh -c 'tail -n 0 -F /var/log/ganesha/ganesha.log | { grep -q -m 1 \"transport endpoint shutdown\" && systemctl --no-block restart nfs-ganesha.service; }'
+ExecStart=/bin/sh -c 'tail -n 0 -F /var/log/ganesha/ganesha.log | { grep -q -E \"transport endpoint shutdown|Mapping 108\" && systemctl --no-block restart nfs-ganesha.service; }'
 Restart=always
 
 [Install]

@@ -101,16 +101,22 @@ fn an_export_is_made_changed_left_alone_and_removed() {
     let kernel_line = kernel_text(&export(json!({})));
     let cephfs = json!({"cephfs": {"filesystem": "shared", "user": "nfs"}});
     let cephfs_text = ganesha_text(&export(cephfs.clone()), 1);
-    let watched = |active| {
-        let unit = Unit {
-            active,
-            enabled: true,
-            started_at: 20,
-        };
-        Current {
-            watch: (unit, Some(WATCH_TEXT.to_owned())),
-            ..ganesha("team", &cephfs_text)
-        }
+    let watched = Current {
+        watch: Watch {
+            unit: Unit {
+                active: true,
+                enabled: true,
+                started_at: 20,
+            },
+            text: Some(WATCH_TEXT.to_owned()),
+            written_at: 10,
+        },
+        ..ganesha("team", &cephfs_text)
+    };
+    let ill_watched = |change: fn(&mut Watch)| {
+        let mut current = watched.clone();
+        change(&mut current.watch);
+        current
     };
     let watch = "write and start nfs-ganesha-evicted.service, which restarts NFS-Ganesha when Ceph has shut it out";
     let late = Current {
@@ -140,9 +146,39 @@ fn an_export_is_made_changed_left_alone_and_removed() {
                 watch,
             ],
         ),
-        (cephfs.clone(), watched(true), vec![]),
-        (cephfs.clone(), watched(false), vec![watch]),
+        (cephfs.clone(), watched.clone(), vec![]),
         (cephfs.clone(), ganesha("team", &cephfs_text), vec![watch]),
+        (
+            cephfs.clone(),
+            ill_watched(|it| it.unit.active = false),
+            vec![watch],
+        ),
+        (
+            cephfs.clone(),
+            ill_watched(|it| it.unit.enabled = false),
+            vec![watch],
+        ),
+        (
+            cephfs.clone(),
+            ill_watched(|it| it.text = Some("other".to_owned())),
+            vec![watch],
+        ),
+        // Killed before its restart.
+        (
+            cephfs.clone(),
+            ill_watched(|it| it.written_at = 30),
+            vec![watch],
+        ),
+        (
+            absent.clone(),
+            watched.clone(),
+            vec![
+                "write /etc/ganesha/ganesha.conf",
+                "remove the export team of NFS-Ganesha",
+                "restart NFS-Ganesha with its new exports",
+                "stop and remove nfs-ganesha-evicted.service",
+            ],
+        ),
         // Killed before the restart.
         (
             json!({}),

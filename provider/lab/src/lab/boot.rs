@@ -4,15 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::inside::Power;
 use super::{Lab, check_machine};
 use crate::disks::{self, Attached};
 use crate::error::{Error, Result};
+use crate::network;
 use crate::nspawn::{self, Launch, Places};
 use crate::process::{self, Process};
 use crate::spec::VmSpec;
 use crate::store::Record;
-use crate::{machine, network};
 
 /// How long systemd-nspawn may take until the container's first process runs: it is far below a second on an idle machine.
 const LAUNCH_PATIENCE: Duration = Duration::from_secs(30);
@@ -109,21 +108,7 @@ impl Lab {
         const SCRIPT: &str = "while read -r _ dir kind _; do \
              if [ \"$kind\" = cgroup ]; then mount -o remount,rw,bind \"$dir\" || exit; fi; done </proc/self/mounts";
         let act = format!("make the cgroups of {vm} writable");
-        let output = machine::output(
-            &act,
-            &mut self.command_in(vm, leader, Power::Machine, &["/bin/sh", "-c", SCRIPT])?,
-            b"",
-        )?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(Error::Tool {
-            act,
-            tool: "mount".to_owned(),
-            status: output.status.to_string(),
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            hint: "",
-        })
+        self.set_up_inside(vm, leader, act, "mount", SCRIPT, &[])
     }
 }
 

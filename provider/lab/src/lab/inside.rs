@@ -113,18 +113,28 @@ impl Lab {
         let path = disks::guest_path(key);
         let script = "mkdir -p \"${1%/*}\" && rm -f \"$1\" && mknod -m 0660 \"$1\" b \"$2\" \"$3\" && chgrp disk \"$1\"";
         let (major, minor) = (major.to_string(), minor.to_string());
-        let argv = ["/bin/sh", "-c", script, "sh", &path, &major, &minor];
-        let output = machine::output(
-            &act,
-            &mut self.command_in(vm, &leader, Power::Machine, &argv)?,
-            b"",
-        )?;
+        self.set_up_inside(vm, &leader, act, "mknod", script, &[&path, &major, &minor])
+    }
+
+    /// Runs a shell script as part of what makes the VM; `tool` is what may fail in it.
+    pub(super) fn set_up_inside(
+        &self,
+        vm: &str,
+        leader: &Process,
+        act: String,
+        tool: &str,
+        script: &str,
+        args: &[&str],
+    ) -> Result<()> {
+        let argv = [&["/bin/sh", "-c", script, "sh"], args].concat();
+        let mut command = self.command_in(vm, leader, Power::Machine, &argv)?;
+        let output = machine::output(&act, &mut command, b"")?;
         if output.status.success() {
             return Ok(());
         }
         Err(Error::Tool {
             act,
-            tool: "mknod".to_owned(),
+            tool: tool.to_owned(),
             status: output.status.to_string(),
             stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
             hint: "",

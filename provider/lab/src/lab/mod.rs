@@ -192,28 +192,21 @@ impl Lab {
 
     /// The VM of that name or id, or every VM of that host; [`Error::NotFound`] with what looks alike if there is neither.
     pub fn find(&self, vm_or_host: &str) -> Result<Vec<Vm>> {
-        let supervisors = process::supervisors()?;
-        let records = self.matching(vm_or_host)?;
-        Ok(records
-            .into_iter()
-            .map(|record| {
-                let state = self.power_state(&record.spec.name, &supervisors);
-                vm(record, state)
-            })
-            .collect())
+        self.with_power_state(self.matching(vm_or_host)?)
     }
 
     /// Every VM, sorted by name.
     pub fn list(&self) -> Result<Vec<Vm>> {
+        self.with_power_state(self.records()?)
+    }
+
+    fn with_power_state(&self, records: Vec<Record>) -> Result<Vec<Vm>> {
         let supervisors = process::supervisors()?;
-        let records = self.records()?;
-        Ok(records
-            .into_iter()
-            .map(|record| {
-                let state = self.power_state(&record.spec.name, &supervisors);
-                vm(record, state)
-            })
-            .collect())
+        let seen = |record: Record| {
+            let state = self.power_state(&record.spec.name, &supervisors);
+            vm(record, state)
+        };
+        Ok(records.into_iter().map(seen).collect())
     }
 
     /// Every VM with what can be seen from outside, sorted by name.
