@@ -380,6 +380,9 @@ impl Module for CephFilesystem {
     standbys_wanted: 1
 "#;
 
+    /// A server that prefers the file system (`mds_join_fs`) takes the place of whoever was active first.
+    const ROUNDS: usize = 3;
+
     type Params = Params;
     type Desired = Desired;
     type Current = Current;

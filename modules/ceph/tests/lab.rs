@@ -517,12 +517,20 @@ fn filesystem(site: &Site) {
             json!({"name": name, "size": 3, "min_size": 2, "pg_num": 4, "pg_autoscale": "off"});
         site.changes(first, "ceph_pool", &pool);
     }
-    site.settles(first, "ceph_filesystem", &filesystem);
-    let told = site.lab.sh(first, "ceph fs status shared -f json");
-    assert!(
-        told.contains("\"state\": \"active\"") || told.contains("\"state\":\"active\""),
-        "{told}"
+    // The monitors make any server active at first, and take it away again for the one that prefers the file system.
+    let preferred = VMS[1].0;
+    site.lab.sh(
+        first,
+        &format!("ceph config set mds.{preferred} mds_join_fs shared"),
     );
+    site.changes(first, "ceph_filesystem", &filesystem);
+    site.lab.sh(
+        first,
+        &format!(
+            "for n in $(seq 60); do ceph fs dump 2>&1 | grep -q '^\\[mds.{preferred}{{.* state up:active ' && exit; sleep 1; done; exit 1"
+        ),
+    );
+    site.rests(first, "ceph_filesystem", &filesystem);
     let changed = with(filesystem.clone(), json!({"standbys_wanted": 0}));
     assert_eq!(
         site.settles(first, "ceph_filesystem", &changed),
