@@ -314,20 +314,21 @@ fn the_metadata_server_is_away_from_nfs_servers(site: &Site) -> Result<()> {
     assert_eq!(active, ["storage-server-03"]);
     let told = "{{ ceph_options | select('match', 'mds[.]') | join(' ') }}; absent: {{ ceph_options_absent | select('match', 'mds[.]') | join(' ') }}";
     let [one, two, three] = [1, 2, 3].map(|it| format!("mds.storage-server-0{it}"));
+    let nfs_beside = |machines: &str| {
+        let machines = format!("{{{{ [{machines}] | map('extract', hostvars, 'vm_host') }}}}");
+        json!({"nfs_computers": machines})
+    };
     variables(
         site,
         told,
         &[
+            (nfs_beside(""), &format!("{one} {two} {three}; absent: ")),
             (
-                json!({"nfs_computers": []}),
-                &format!("{one} {two} {three}; absent: "),
-            ),
-            (
-                json!({"nfs_computers": ["SRV-04", "SRV-05"]}),
+                nfs_beside("'storage-server-01', 'nfs-server'"),
                 &format!("{three}; absent: {one} {two}"),
             ),
             (
-                json!({"nfs_computers": ["SRV-04", "SRV-05", "SRV-06"]}),
+                nfs_beside("'storage-server-01', 'nfs-server', 'storage-server-03'"),
                 &format!("; absent: {one} {two} {three}"),
             ),
         ],
