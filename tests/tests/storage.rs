@@ -344,7 +344,7 @@ fn variables(site: &Site, told: &str, cases: &[(Value, &str)]) -> Result<()> {
             vars["told"] = told.into();
             vars["wanted"] = (*wanted).into();
             json!({
-                "name": given.to_string(),
+                "name": wanted,
                 "vars": vars,
                 "ansible.builtin.assert": {"that": "told == wanted", "fail_msg": "{{ told }}"},
             })
